@@ -20,7 +20,8 @@ def get_lr(
     """The learning rate of step `it`: linear warm-up, then half a cosine down to `min_lr`.
 
     Steps 0 … warmup_steps - 1 rise in equal parts and end on `max_lr`. The last step, max_steps - 1, has `min_lr`,
-    and so has every step after it. Without warm-up step 0 has `max_lr`; where all steps are warm-up, the last of them has.
+    and so has every step after it. Without warm-up step 0 has `max_lr`, unless it is the last; where all steps are
+    warm-up, the last of them has `max_lr`.
 
     Args:
         it: the step, counted from 0.
