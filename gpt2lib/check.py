@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from .attention import CausalSelfAttention
 from .block import Block
-from .data import DataLoaderLite
 from .mlp import MLP
 from .optim import get_lr as reference_get_lr
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import secrets
 import sys
