@@ -78,7 +78,7 @@ def test_notebooks_are_markdown_that_reads_the_same_everywhere():
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
             text = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
-                assert not re.search(r"^(:::|```+\{)|\{\w+\}`", text, re.M), (
+                assert not re.search(r"^(:::|```+\{)|(?<!\w)\{\w+\}`", text, re.M), (
                     f"{notebook.name}: MyST in {text!r}"
                 )
 
