@@ -88,8 +88,8 @@ def main(args: list[str] | None = None) -> None:
             train(command)
         else:
             command.run()
+    except BrokenPipeError:  # `gpt2 generate | head` has read enough; an OSError too, so it comes first
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"gpt2: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # `gpt2 generate | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
