@@ -10,9 +10,9 @@ import torch
 
 import gpt2lib
 from gpt2lib import GPT, DataLoaderLite, GPTConfig, TrainConfig, generate, get_lr, load_corpus, stream
-from gpt2lib.checkpoint import load_run
+from gpt2lib.checkpoint import NANO, latest_checkpoint, load_checkpoint, load_run
 from gpt2lib.demo import build_demo, generate_text
-from gpt2lib.tokenizer import get_tokenizer
+from gpt2lib.tokenizer import get_tokenizer, read_asset
 
 SMALL = GPTConfig(block_size=8, vocab_size=50, n_layer=1, n_head=2, n_embd=6)
 
@@ -114,3 +114,22 @@ def test_the_shipped_model_writes():
     text = generate_text("ROMEO:\n", max_new_tokens=12, seed=1)
     assert text.startswith("ROMEO:\n") and len(text) > 12
     assert text == generate_text("ROMEO:\n", max_new_tokens=12, seed=1)
+
+
+def test_an_altered_asset_is_refused():
+    with pytest.raises(ValueError, match=r"gpt2\.tiktoken was altered.*reinstall"):
+        read_asset("gpt2.tiktoken", "0" * 64)
+
+
+def test_a_checkpoint_of_another_size_is_refused():
+    folder = latest_checkpoint(NANO)
+    with pytest.raises(ValueError, match="transformer.h"):
+        load_checkpoint(folder, GPT(GPTConfig.preset("nano", n_layer=3)))
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    command = [sys.executable, "-m", "gpt2lib", "generate", "--max-new-tokens", "40", "--seed", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.read(3)
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0, process.stderr.read()
