@@ -275,7 +275,7 @@ def open_ledger(path: Path, start: int) -> TextIO:
             entry = json.loads(line)
         except ValueError:  # half a line: the run was killed while it wrote
             continue
-        if entry["step"] < start or entry["step"] == start and entry["kind"] != "step":
+        if entry["step"] < start or (entry["step"] == start and entry["kind"] != "step"):
             kept.append(line + "\n")
     atomic_write(path, "".join(kept))
     return open(path, "a", encoding="utf-8")
@@ -426,10 +426,8 @@ def _train(
     identity = _identity(config, corpus, world_size)
     if (run / "config.json").exists():
         _check_resume(run / "config.json", identity, config.extend)
-    tokens, validation = (
-        corpus.tokens("train", config.tokenizer),
-        corpus.tokens("validation", config.tokenizer),
-    )
+    tokens = corpus.tokens("train", config.tokenizer)
+    validation = corpus.tokens("validation", config.tokenizer)
     try:
         loader = DataLoaderLite(tokens, config.batch_size, shape.block_size, rank, world_size, config.seed)
     except ValueError as error:
@@ -444,10 +442,11 @@ def _train(
     dtype = pick_dtype(config.dtype, str(device))
     autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    warmup_steps = min(config.warmup_steps, config.max_steps)
     start = _resume(run, model, optimizer, scaler)
     if start > config.max_steps:
         raise ValueError(f"{run} has taken {start} steps already; give a --max-steps of at least that")
-    if config.compile or config.compile is None and device.type == "cuda":
+    if config.compile or (config.compile is None and device.type == "cuda"):
         model = torch.compile(model)
     if world_size > 1:
         model = DistributedDataParallel(model)
@@ -456,10 +455,9 @@ def _train(
         settings = {"train": asdict(config), "model": asdict(shape), "tokenizer": config.tokenizer}
         atomic_write(run / "config.json", json.dumps({**settings, "identity": identity}, indent=1) + "\n")
 
+    quiet = on_line is not None or not first
     with (
-        tqdm(
-            total=config.max_steps, initial=start, disable=not first or on_line is not None, unit="step"
-        ) as bar,
+        tqdm(total=config.max_steps, initial=start, disable=quiet, unit="step") as bar,
         open_ledger(run / "ledger.jsonl", start) if first else contextlib.nullcontext() as ledger,
     ):
 
@@ -477,12 +475,11 @@ def _train(
         def report(step: int) -> None:
             """Evaluate and sample, on the weights after `step` steps."""
             if due(config.eval_interval, step):
+                share = (config.batch_size, rank, world_size)
                 with autocast:
-                    loss = evaluate_loss(
-                        raw, validation, config.eval_tokens, config.batch_size, rank, world_size
-                    )
+                    loss = evaluate_loss(raw, validation, config.eval_tokens, *share)
                 log("eval", step, loss=loss, tokens=eval_tokens)
-                if not bar.disable:
+                if not quiet:
                     bar.write(f"step {step:5d}  validation loss {loss:.4f}")
             if first and due(config.sample_interval, step):
                 generator = torch.Generator(device).manual_seed(config.seed + step)
@@ -491,9 +488,8 @@ def _train(
                 with autocast:
                     ids = sample(raw, prompt, min(100, shape.block_size), generator)[0, 1:].tolist()
                 raw.train()
-                log(
-                    "sample", step, text=encoding.decode([i for i in ids if i < encoding.n_vocab])
-                )  # not the padding
+                text = encoding.decode([i for i in ids if i < encoding.n_vocab])  # no padding
+                log("sample", step, text=text)
 
         if first and ledger.tell() == 0:
             log("header", 0, **_header(config, corpus, raw, loader, device))
@@ -501,13 +497,7 @@ def _train(
             report(0)
         for step in range(start, config.max_steps):
             begin = time.perf_counter()
-            lr = get_lr(
-                step,
-                config.max_lr,
-                config.min_lr,
-                min(config.warmup_steps, config.max_steps),
-                config.max_steps,
-            )
+            lr = get_lr(step, config.max_lr, config.min_lr, warmup_steps, config.max_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             torch.manual_seed(config.seed + step * world_size + rank)  # dropout is a function of the step
@@ -520,7 +510,7 @@ def _train(
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(raw.parameters(), config.grad_clip or math.inf).item()
             loss = total.item()
-            if not math.isfinite(loss) or not math.isfinite(norm) and not scaler.is_enabled():
+            if not (math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled())):
                 raise FloatingPointError(
                     f"step {step}: loss {loss}, gradient norm {norm}; the weights were left as they were. Windows of "
                     f"the batch: {[loader.windows_at(micro) for micro in micro_steps]}. Last checkpoint: "
@@ -544,12 +534,10 @@ def _train(
             if first and (stop or done == config.max_steps or due(config.checkpoint_interval, done)):
                 os.fsync(ledger.fileno())
                 state = {"step": done, "scaler": scaler.state_dict()}
-                prune_checkpoints(
-                    save_checkpoint(run / "checkpoints" / f"step_{done:06d}", model, optimizer, state),
-                    config.keep_last,
-                )
+                folder = save_checkpoint(run / "checkpoints" / f"step_{done:06d}", model, optimizer, state)
+                prune_checkpoints(folder, config.keep_last)
             if stop:
-                if not bar.disable:
+                if not quiet:
                     bar.write(f"stopped after step {done}, saved; the same command goes on from there")
                 break
 
