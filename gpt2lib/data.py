@@ -132,11 +132,11 @@ def _from_bytes(name: str, data: bytes) -> Corpus:
 
 
 def _cut(documents: list[str]) -> tuple[list[str], list[str]]:
-    """Nine tenths of the characters, and the rest; the document in which the cut falls is cut at a line."""
+    """Nine tenths of the characters, and the rest; the document in which the cut falls is cut at a line, if one ends near."""
     room = sum(map(len, documents)) * 9 // 10
     train, validation = [], []
     for document in documents:
-        cut = len(document) if len(document) <= room else document.rfind("\n", 0, room) + 1 or room
+        cut = len(document) if len(document) <= room else document.rfind("\n", room // 2, room) + 1 or room
         train.append(document[:cut])
         validation.append(document[cut:])
         room = room - cut if cut == len(document) else 0

@@ -133,3 +133,9 @@ def test_a_reader_that_has_read_enough_is_no_error():
         process.stdout.read(3)
         process.stdout.close()
         assert process.wait(timeout=120) == 0, process.stderr.read()
+
+
+def test_a_text_of_one_long_line_is_still_mostly_for_training(tmp_path):
+    (tmp_path / "line.txt").write_text("title\n" + "word " * 1000)
+    corpus = load_corpus(tmp_path / "line.txt")
+    assert 8 < len("".join(corpus.train)) / len("".join(corpus.validation)) < 10
