@@ -28,9 +28,6 @@ MANIFEST = "manifest.json"
 NANO = Path(
     str(resources.files("gpt2lib") / "assets" / "nano")
 )  # the run directory that ships with the package
-NANO = Path(
-    str(resources.files("gpt2lib") / "assets" / "nano")
-)  # the run directory that ships with the package
 HEAD = "lm_head.weight"  # the same matrix as transformer.wte.weight, so it is not written again
 
 
