@@ -4,6 +4,9 @@ VENV ?= .venv
 PORT ?= 8000
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
+# What the tests read, and the mark that all of them passed.
+SOURCES = notebooks/. gpt2lib/. tests/. tools/. book/. .github/. .ci/. *.py *.md *.toml *.txt *.yml Makefile
+TESTED = _build/tested
 STAGES = check-export lint test book links
 
 .PHONY: help install book serve test demo train export check $(filter-out test book,$(STAGES)) requirements address clean
@@ -38,8 +41,17 @@ serve: $(READY)
 	@test -f _build/html/index.html || $(MAKE) book
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-test: $(READY)
+# Passes at once while nothing has changed since all tests passed; ALL=1 runs them in any case.
+test: $(if $(ALL),rerun) $(TESTED)
+	@echo "Every notebook and test passes. To run them again: make test ALL=1"
+
+$(TESTED): $(READY) $(shell find $(SOURCES) -name __pycache__ -prune -o -print)
 	$(BIN)/python -m pytest --nbmake notebooks/ tests/ --durations=15
+	@touch $@
+
+.PHONY: rerun
+rerun:
+	@rm -f $(TESTED)
 
 demo: $(READY)
 	$(BIN)/python app.py
