@@ -58,10 +58,7 @@ class CausalSelfAttention(nn.Module):
             (B, T, C).
         """
         B, T, C = x.shape
-        q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
-        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
-        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
-        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
+        q, k, v = self._heads(x)  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D): the S - T earlier positions come first
         S = k.size(2)
@@ -72,3 +69,23 @@ class CausalSelfAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))  # (B, T, C)
+
+    def _heads(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Query, key and value of each head: (B, T, C) → three times (B, H, T, D)."""
+        B, T, C = x.shape
+        parts = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
+        return [part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in parts]
+
+    def look(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the weights that `forward(x)` averages with, which the fused kernel never writes down.
+
+        Args:
+            x: (B, T, C).
+
+        Returns:
+            (B, H, T, T): row t holds what query t gives to each key; it adds up to 1 and is 0 for later keys.
+        """
+        q, k, _ = self._heads(x)  # (B, H, T, D) each
+        scores = q @ k.transpose(-1, -2) / q.size(-1) ** 0.5  # (B, H, T, T)
+        future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)  # (T, T)
+        return scores.masked_fill(future, -torch.inf).softmax(-1)

@@ -199,6 +199,46 @@ class GPT(nn.Module):
             return self.lm_head(x), None  # (B, T, V)
         return None, head_loss(x, self.lm_head.weight, targets)
 
+    @torch.no_grad()
+    def look(self, idx: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the model, without dropout, and return what it computes on the way.
+
+        Hooks are set for this one pass and taken away after it, so a pass that nobody looks at costs nothing more.
+
+        Args:
+            idx: (B, T) int64, token ids.
+
+        Returns:
+            `"attention"`, (L, B, H, T, T): the weights of every head, a row for each query.
+            `"residual"`, (L + 1, B, T, C): the residual stream, first as embedded and then behind each block.
+            `"mlp"`, (L, B, T, 4C): the neurons of every MLP, behind the GELU.
+            `"logits"`, (B, T, V): what `forward` returns.
+
+        Raises:
+            ValueError: as for `forward`.
+        """
+        seen = {"attention": [], "residual": [], "mlp": []}
+
+        def keep(name: str, take=lambda module, x, y: y):
+            return lambda module, inputs, output: seen[name].append(take(module, inputs[0], output))
+
+        hooks = [self.transformer.drop.register_forward_hook(keep("residual"))]
+        for block in self.transformer.h:
+            hooks += [
+                block.attn.register_forward_hook(keep("attention", lambda module, x, y: module.look(x))),
+                block.mlp.gelu.register_forward_hook(keep("mlp")),
+                block.register_forward_hook(keep("residual")),
+            ]
+        training = self.training
+        self.eval()
+        try:
+            logits, _ = self(idx)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.train(training)
+        return {**{name: torch.stack(tensors) for name, tensors in seen.items()}, "logits": logits}
+
 # %% ../notebooks/05_gpt.ipynb #29373bb5
 @torch.no_grad()
 def sample(
