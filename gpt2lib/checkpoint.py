@@ -61,8 +61,9 @@ def digest(path: Path) -> str:
 # %% ../notebooks/08_training_loop.ipynb #2903e451
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the module inside the wrappers of DDP (`module.`) and torch.compile (`_orig_mod.`)."""
-    while (inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None)) is not None:
-        model = inner
+    for wrapper in ("module", "_orig_mod"):
+        if hasattr(model, wrapper):
+            return unwrap(getattr(model, wrapper))
     return model
 
 

@@ -257,9 +257,11 @@ def evaluate_loss(
     training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64)
-    for batch in windows[rank::world_size].split(batch_size):
+    for start in range(0, len(windows), batch_size * world_size):
+        mine = windows[start : start + batch_size * world_size][rank::world_size]
+        batch = mine if len(mine) else windows[:1]  # each process runs the model as often as the others
         _, loss = model(batch[:, :-1].to(device), batch[:, 1:].to(device))
-        total += loss.double().cpu() * len(batch)
+        total += loss.double().cpu() * len(mine)
     model.train(training)
     if world_size > 1:
         total = total.to(device)
@@ -399,17 +401,22 @@ def train(config: TrainConfig, on_line: Callable[[dict], None] | None = None) ->
                 f"device={str(device)!r} cannot be shared by {world_size} processes; add --device cpu"
             )
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if local >= gpus:
+                raise ValueError(
+                    f"process {local + 1} on this machine has no GPU; give --nproc-per-node {gpus}"
+                )
+            device = torch.device("cuda", local)
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl", device_id=device)
+        else:
+            dist.init_process_group("gloo")
     if device.type == "cpu":
         keep_freed_memory()
-    try:
-        with stop_signals() as caught:
-            _train(config, device, rank, world_size, caught, on_line)
-    finally:
-        if world_size > 1:
-            dist.destroy_process_group()
+    with stop_signals() as caught:
+        _train(config, device, rank, world_size, caught, on_line)
+    if world_size > 1:  # not after an error: to say goodbye to a process that has died may take forever
+        dist.destroy_process_group()
     return Path(config.out)
 
 
@@ -444,6 +451,11 @@ def _train(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     warmup_steps = min(config.warmup_steps, config.max_steps)
     start = _resume(run, model, optimizer, scaler)
+    if not _same_everywhere(start, world_size, device):
+        raise ValueError(
+            f"process {rank} finds {start} steps in {run}, another one a different number; "
+            "give an --out on a disk that all machines share"
+        )
     if start > config.max_steps:
         raise ValueError(f"{run} has taken {start} steps already; give a --max-steps of at least that")
     if config.compile or (config.compile is None and device.type == "cuda"):
@@ -555,6 +567,15 @@ def _resume(run: Path, model: GPT, optimizer: torch.optim.Optimizer, scaler: tor
             f"none of the checkpoints in {folders[0].parent} is valid; restore one, or choose another --out"
         )
     return 0
+
+
+def _same_everywhere(value: int, world_size: int, device: torch.device) -> bool:
+    """Whether all processes have the same value."""
+    if world_size == 1:
+        return True
+    extremes = torch.tensor([value, -value], device=device)
+    dist.all_reduce(extremes, dist.ReduceOp.MAX)
+    return extremes.sum().item() == 0
 
 
 def _any_stopped(caught: list[int], world_size: int, device: torch.device) -> bool:

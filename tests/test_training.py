@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -76,10 +75,10 @@ def whole(corpus, tmp_path_factory) -> Path:
     return out
 
 
-def start(code: str, config: TrainConfig, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+def start(code: str, config: TrainConfig, *words: str) -> subprocess.Popen:
     script = Path(config.out).parent / "script.py"
     script.write_text(code)
-    command = [sys.executable, *launcher, str(script), json.dumps(asdict(config)), *words]
+    command = [sys.executable, str(script), json.dumps(asdict(config)), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -160,32 +159,6 @@ def test_a_finished_run_is_left_alone(corpus, whole):
     before = files()
     train(small(corpus, whole))
     assert files() == before
-
-
-def test_two_processes_take_the_steps_of_one_and_resume_each_other(corpus, tmp_path):
-    launcher = (
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(random.randint(20000, 40000)),
-    )
-    one = small(corpus, tmp_path / "one", max_steps=50)
-    train(one)
-    first_half = small(corpus, tmp_path / "two", max_steps=50, batch_size=2)
-    process = start(TRAIN, first_half, launcher=launcher)
-    while process.poll() is None and latest_checkpoint(first_half.out) is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert latest_checkpoint(first_half.out) is not None, output
-    train(small(corpus, tmp_path / "two", max_steps=50))  # the rest on one process
-    mine, theirs = (
-        [line["loss"] for line in ledger(run) if "loss" in line] for run in (one.out, first_half.out)
-    )
-    assert len(mine) == len(theirs)
-    assert max(abs(a / b - 1) for a, b in zip(mine, theirs, strict=True)) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,295 @@
+"""Several processes take the steps of one, and no run is lost when one of them dies."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from gpt2lib import GPT, DataLoaderLite, GPTConfig, TrainConfig, load_corpus, train
+from gpt2lib.checkpoint import latest_checkpoint
+from gpt2lib.train import evaluate_loss
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+STEPS = 50
+
+# `train`, in a process that can be told to stop or die at a step, and that lists the files it changes.
+TRAIN = """
+import json, os, signal, sys
+from gpt2lib import DataLoaderLite, TrainConfig, train
+
+settings, stop, die, how = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+rank, out, read = int(os.environ["RANK"]), os.path.realpath(settings["out"]), DataLoaderLite.batch_at
+changed = set()
+
+
+def watch(event, args):
+    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"):
+        path = args[0]
+        if isinstance(path, (str, bytes, os.PathLike)) and os.path.realpath(os.fsdecode(path)).startswith(out):
+            changed.add(os.path.basename(os.fsdecode(path)))
+
+
+def batch_at(loader, micro):
+    step = micro / settings["grad_accum_steps"]
+    if rank == 1 and step == stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if rank == 1 and step == die:
+        print("dies now", flush=True)
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("the disk of this rank is gone")
+    return read(loader, micro)
+
+
+DataLoaderLite.batch_at = batch_at
+sys.addaudithook(watch)
+train(TrainConfig(**settings))
+print(f"rank {rank} changed {sorted(changed)}", flush=True)
+"""
+
+# The gradient of one step, summed up from all processes, before it is clipped.
+GRADIENT = """
+import contextlib, json, sys
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch.nn.parallel import DistributedDataParallel
+from gpt2lib import GPT, DataLoaderLite, TrainConfig, load_corpus
+from gpt2lib.checkpoint import model_tensors
+from gpt2lib.train import accumulate
+
+config = TrainConfig(**json.loads(sys.argv[1]))
+dist.init_process_group("gloo")
+tokens = load_corpus(config.corpus).tokens("train", config.tokenizer)
+shape = (config.batch_size, config.model.block_size, dist.get_rank(), dist.get_world_size(), config.seed)
+torch.manual_seed(config.seed)
+model = GPT(config.model)
+loader = DataLoaderLite(tokens, *shape)
+batches = [loader.batch_at(micro) for micro in range(config.grad_accum_steps)]
+wrapped = DistributedDataParallel(model)
+both = DistributedDataParallel(torch.compile(GPT(config.model)))
+assert model_tensors(both).keys() == model_tensors(wrapped).keys() == model_tensors(model).keys()
+accumulate(wrapped, batches, contextlib.nullcontext(), torch.amp.GradScaler("cpu", enabled=False))
+if dist.get_rank() == 0:
+    save_file({name: p.grad for name, p in model.named_parameters()}, sys.argv[2])
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("corpus") / "hamlet.txt"
+    path.write_text("".join(load_corpus().train[0].splitlines(keepends=True)[:400]), encoding="utf-8")
+    return str(path)
+
+
+def small(corpus: str, out: Path, world_size: int = 1, **changes) -> TrainConfig:
+    """A run of 8 sequences a step: with accumulation, and with a validation that does not divide by 2."""
+    settings = dict(
+        tokenizer="bytes", block_size=16, n_layer=2, n_head=2, n_embd=12, batch_size=4 // world_size,
+        grad_accum_steps=2, max_steps=STEPS, warmup_steps=3, eval_interval=10, eval_tokens=16 * 13,
+        sample_interval=25, checkpoint_interval=7, device="cpu",
+    )  # fmt: skip
+    return TrainConfig(corpus=corpus, out=str(out), **{**settings, **changes})
+
+
+def launch(script: str, config: TrainConfig, *words: object) -> subprocess.Popen:
+    path = Path(config.out).parent / "script.py"
+    path.write_text(script)
+    command = [*TORCHRUN, str(path), json.dumps(asdict(config)), *map(str, words)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def on_two(config: TrainConfig, stop: int = -1) -> str:
+    """Train with two processes, up to and with the step `stop`; returns what was printed."""
+    process = launch(TRAIN, config, stop, -1, "")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def on_one(config: TrainConfig, stop: int = -1) -> None:
+    def on_line(line: dict) -> None:
+        if line["kind"] == "step" and line["step"] == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(config, on_line)
+
+
+def ledger(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in Path(run, "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines[1:]]
+
+
+def losses(run: Path, kind: str) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in ledger(run) if line["kind"] == kind}
+
+
+def assert_same_curves(run: Path, other: Path) -> None:
+    for kind in ("step", "eval"):
+        mine, theirs = losses(run, kind), losses(other, kind)
+        assert list(mine) == list(theirs)
+        assert max(abs(mine[step] / theirs[step] - 1) for step in mine) < 1e-5, kind
+
+
+@pytest.fixture(scope="module")
+def one(corpus, tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("one") / "run"
+    train(small(corpus, out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def two(corpus, tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("two") / "run"
+    return out, on_two(small(corpus, out, 2))
+
+
+def test_two_processes_take_the_steps_of_one(one, two):
+    assert len(losses(one, "step")) == STEPS
+    assert_same_curves(two[0], one)
+
+
+def test_only_the_first_process_writes(two):
+    changed = dict(re.findall(r"rank (\d) changed (.*)", two[1]))
+    assert "ledger.jsonl" in changed["0"] and "state.json" in changed["0"]
+    assert changed["1"] == "[]"
+
+
+def test_tokens_a_step_are_stated_and_the_same(one, two):
+    headers = [json.loads(Path(run, "ledger.jsonl").read_text().splitlines()[0]) for run in (one, two[0])]
+    assert [header["world_size"] for header in headers] == [1, 2]
+    assert [header["tokens_per_step"] for header in headers] == [8 * 16, 8 * 16]
+
+
+def test_another_number_of_processes_must_not_change_the_batch(corpus, two, tmp_path):
+    with pytest.raises(ValueError, match="sequences_per_step was 8, now 4"):
+        train(small(corpus, two[0], 2))  # the same flags, on one process
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    B=st.integers(1, 3), world_size=st.integers(1, 5), n_windows=st.integers(15, 40), seed=st.integers(0, 9)
+)
+def test_each_window_is_read_once_an_epoch_by_any_number_of_processes(B, world_size, n_windows, seed):
+    tokens = np.arange(n_windows * 2 + 1)
+    ranks = [DataLoaderLite(tokens, B, 2, rank, world_size, seed) for rank in range(world_size)]
+    stream = [w for step in range(2 * n_windows) for loader in ranks for w in loader.windows_at(step)]
+    for epoch in range(2):
+        read = stream[epoch * n_windows : (epoch + 1) * n_windows]
+        assert sorted(read) == list(range(n_windows))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("n_windows", [1, 4, 13])
+def test_any_number_of_processes_evaluates_on_the_same_tokens(monkeypatch, n_windows, world_size):
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)  # each process keeps its own part of the sum
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=7, vocab_size=31, n_layer=1, n_head=2, n_embd=6))
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    arguments = (model, np.random.default_rng(0).integers(31, size=7 * n_windows + 3), 7 * n_windows, 2)
+    whole = evaluate_loss(*arguments)
+    passes.clear()
+    parts, counts = [], set()
+    for rank in range(world_size):
+        parts.append(evaluate_loss(*arguments, rank, world_size))
+        counts.add(len(passes))
+        passes.clear()
+    assert sum(parts) == pytest.approx(whole, rel=1e-6)
+    assert len(counts) == 1  # as many passes in each process, or sharded ones would wait for each other
+
+
+def test_weights_are_saved_without_the_names_of_wrappers(one, two):
+    names = [load_file(latest_checkpoint(run) / "model.safetensors").keys() for run in (one, two[0])]
+    assert names[0] == names[1] and "transformer.wte.weight" in names[0]
+
+
+def test_gradients_of_two_processes_equal_those_of_one(corpus, tmp_path):
+    config = small(corpus, tmp_path / "run", 2)
+    process = launch(GRADIENT, config, tmp_path / "gradient.safetensors")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    torch.manual_seed(config.seed)
+    model = GPT(config.model)
+    tokens = load_corpus(corpus).tokens("train", "bytes")
+    x, y = DataLoaderLite(tokens, 8, config.model.block_size, seed=config.seed).batch_at(0)  # in one piece
+    model(x, y)[1].backward()
+    together = load_file(tmp_path / "gradient.safetensors")
+    assert together.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        assert (together[name] - parameter.grad).abs().max() < 1e-5 * parameter.grad.abs().max(), name
+
+
+def test_a_run_moves_between_one_process_and_two(corpus, one, tmp_path):
+    run = tmp_path / "run"
+    on_one(small(corpus, run), stop=11)
+    on_two(small(corpus, run, 2), stop=30)
+    assert latest_checkpoint(run).name == "step_000031"
+    train(small(corpus, run))
+    assert_same_curves(run, one)
+
+
+@pytest.mark.parametrize("how", ["killed", "raised"])
+def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(corpus, two, tmp_path, how):
+    config = small(corpus, tmp_path / "run", 2)
+    process = launch(TRAIN, config, -1, 23, how)
+    output = ""
+    while "dies now" not in output:
+        line = process.stdout.readline()
+        assert line, output
+        output += line
+    death = time.monotonic()
+    output += process.communicate(timeout=60)[0]
+    assert time.monotonic() - death < 60 and process.returncode != 0
+    assert ("SIGKILL" if how == "killed" else "RuntimeError: the disk of this rank is gone") in output
+    assert latest_checkpoint(config.out).name == "step_000021"
+    on_two(config)
+    assert ledger(config.out) == ledger(two[0])  # bit for bit
+    mine, theirs = (
+        {path.name: path.read_bytes() for path in latest_checkpoint(run).glob("*.safetensors")}
+        for run in (config.out, two[0])
+    )
+    assert mine == theirs
+
+
+def test_a_signal_to_the_launcher_saves(corpus, tmp_path):
+    config = replace(small(corpus, tmp_path / "run", 2), max_steps=10**6, checkpoint_interval=0)
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in asdict(config).items()
+        if value is not None and not isinstance(value, bool)
+    ]
+    command = [*TORCHRUN, "-m", "gpt2lib", "train", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    path = Path(config.out, "ledger.jsonl")
+    while process.poll() is None and (not path.exists() or path.stat().st_size < 3000):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert latest_checkpoint(config.out) is not None, output
+    assert latest_checkpoint(config.out).name == f"step_{max(losses(config.out, 'step')) + 1:06d}"
