@@ -9,7 +9,7 @@ SOURCES = notebooks/. gpt2lib/. tests/. tools/. book/. .github/. .ci/. *.py *.md
 TESTED = _build/tested
 STAGES = check-export lint test book links
 
-.PHONY: help install book serve test demo train export check $(filter-out test book,$(STAGES)) requirements address clean
+.PHONY: help install book serve test demo train gpu-run export check $(filter-out test book,$(STAGES)) requirements address clean
 
 help:
 	@echo "make book      install into $(VENV), run the notebooks, build the site into _build/html"
@@ -17,6 +17,7 @@ help:
 	@echo "make test      run every notebook and every test"
 	@echo "make demo      talk to the model that ships with the package"
 	@echo "make train     train the nano model into runs/nano; goes on where it stopped"
+	@echo "make gpu-run   train GPT-2 on a machine with CUDA, nine minutes a call; installs nothing"
 	@echo "make export    tidy notebooks/ and write gpt2lib/ from them"
 	@echo "make check     everything that CI checks"
 	@echo "make clean     delete what was built (not $(VENV), not runs/)"
@@ -58,6 +59,10 @@ demo: $(READY)
 
 train: $(READY)
 	$(BIN)/gpt2 train --preset nano --out runs/nano
+
+# Needs what tools/gpu_run.py names, in $(PYTHON) itself.
+gpu-run:
+	$(PYTHON) tools/gpu_run.py
 
 export: $(READY)
 	$(BIN)/ruff format --quiet notebooks
