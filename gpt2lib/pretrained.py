@@ -8,18 +8,32 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
 
-from .checkpoint import atomic_write, model_tensors, unwrap
+from .checkpoint import atomic_write, digest, load_run, model_tensors, save_checkpoint, sync, unwrap
 from .gpt import GPT, GPTConfig
 from .tokenizer import END_OF_TEXT, get_tokenizer
 
-HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+# name: the commit of huggingface.co/openai-community/NAME that is read, and the SHA-256 of its weights.
+# None: the hub is asked for it.
+HUB = {
+    "gpt2": (
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    ),
+    "gpt2-medium": ("6dcaa7a952f72f9298047fd5137cd6e4f05f41da", None),
+    "gpt2-large": ("32b71b12589c2f8d625668d2335a01cac3249519", None),
+    "gpt2-xl": (
+        "15ea56dee5df4983c59b2538573817e1667135e2",
+        "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+    ),
+}
 TRANSPOSED = (
     "attn.c_attn.weight",
     "attn.c_proj.weight",
@@ -37,30 +51,92 @@ FIXED = {  # what GPT-2 is; a configuration that says otherwise is another model
 }
 
 # %% auto #0
-__all__ = ['HUB', 'TRANSPOSED', 'MASKS', 'FIXED', 'from_pretrained', 'save_pretrained']
+__all__ = ['HUB', 'TRANSPOSED', 'MASKS', 'FIXED', 'fetch', 'from_pretrained', 'tokenizer_of', 'save_pretrained', 'convert']
 
 # %% ../notebooks/11_pretrained.ipynb #be58a713
-def _download(name: str) -> Path:
-    """The folder of one of OpenAI's four sizes, fetched from the hub once and kept in its cache."""
+def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
+    """Download a file once. It gets its name when it is whole and checked; a broken download is continued.
+
+    Args:
+        url: where the file is.
+        path: where it shall stand. What stands there already is left alone.
+        sha256: its checksum; None takes what arrives.
+
+    Returns:
+        `path`.
+
+    Raises:
+        FileNotFoundError: the download failed. What has arrived is kept as `path` with `.part` behind it.
+        ValueError: what arrived has another checksum; it is deleted.
+
+    Chapter: :doc:`/notebooks/11_pretrained`
+    """
+    import requests
+
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ImportError(
-            "downloading weights needs huggingface_hub: pip install 'gpt2lib[compare]'"
-        ) from None
-    try:
-        return Path(
-            snapshot_download(
-                f"openai-community/{name}", allow_patterns=["config.json", "model*.safetensors*"]
-            )
-        )
-    except Exception as error:  # the hub's client has a dozen kinds for "no connection"
+        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+            if answer.status_code != 416:  # 416: there is nothing behind what we have
+                answer.raise_for_status()
+                have *= answer.status_code == 206  # 200: the server sends all of it again
+                total = have + int(answer.headers.get("Content-Length", 0)) or None
+                with (
+                    open(part, "ab" if have else "wb") as file,
+                    tqdm(desc=path.name, initial=have, total=total, unit="B", unit_scale=True) as bar,
+                ):
+                    for piece in answer.iter_content(2**14):
+                        bar.update(file.write(piece))
+    except OSError as error:  # requests' errors among them
+        have = part.stat().st_size if part.is_file() else 0
         raise FileNotFoundError(
-            f"could not download openai-community/{name} ({type(error).__name__}: {' '.join(str(error).split())}); "
-            "on a machine without a connection give the path of a folder with config.json and model.safetensors"
-        ) from error
+            f"could not download {url} ({type(error).__name__}: {error!s:.120}); "
+            f"{have:,} bytes are kept, try again to go on from there"
+        ) from None
+    if (found := digest(part)) != (sha256 or found):
+        part.unlink()
+        raise ValueError(
+            f"{url} has SHA-256 {found}, expected {sha256}: it was altered or damaged on the way, and deleted; try again"
+        )
+    sync(part)
+    os.replace(part, path)
+    return path
 
 
+def _download(name: str) -> Path:
+    """The folder of one of OpenAI's four sizes, fetched once and kept in the user's cache."""
+    import platformdirs
+    import requests
+
+    revision, sha256 = HUB[name]
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")  # a mirror is named as for `transformers`
+    url = f"{hub}/openai-community/{name}/resolve/{revision}"
+    folder = Path(platformdirs.user_cache_dir("gpt2lib"), name, revision)
+    weights = folder / "model.safetensors"
+    try:
+        if sha256 is None and not weights.is_file():
+            head = requests.head(f"{url}/{weights.name}", timeout=30)  # not redirected: the hub's own answer
+            head.raise_for_status()
+            sha256 = head.headers.get("X-Linked-ETag", "").strip('"') or None
+        fetch(f"{url}/config.json", folder / "config.json")
+        fetch(f"{url}/{weights.name}", weights, sha256)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"could not get {name!r}: {error}; on a machine without a connection give the path of a folder "
+            "with its config.json and model.safetensors"
+        ) from None
+    if _read_config(folder / "config.json") != GPTConfig.preset(name):
+        raise ValueError(f"{folder / 'config.json'} is not that of {name}; delete the folder and try again")
+    print(
+        f"openai-community/{name}, revision {revision}\nmodel.safetensors, SHA-256 {digest(weights)}\nin {folder}"
+    )
+    return folder
+
+# %% ../notebooks/11_pretrained.ipynb #41e7f23f
 def _read_json(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; give a folder in Hugging Face layout")
@@ -73,9 +149,19 @@ def _read_json(path: Path) -> dict:
     return values
 
 
-def _read_config(folder: Path) -> GPTConfig:
-    path = folder / "config.json"
-    values = _read_json(path)
+def _read_config(path: Path) -> GPTConfig:
+    """The shape that `config.json` describes, or the same text in the header of a single safetensors file."""
+    if path.suffix == ".json":
+        values = _read_json(path)
+    else:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("config")
+        if text is None:
+            raise ValueError(
+                f"{path} does not say what it is: its header has no config; "
+                "put it into a folder as model.safetensors, beside its config.json, and give the folder"
+            )
+        values = json.loads(text)
     if values.get("model_type") != "gpt2":
         raise ValueError(f"{path} says model_type={values.get('model_type')!r}; only 'gpt2' can be loaded")
     for key, expected in FIXED.items():
@@ -95,90 +181,120 @@ def _read_config(folder: Path) -> GPTConfig:
     return config
 
 
-def _read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and content of every tensor in the folder's one or several safetensors files."""
+def _weight_files(folder: Path) -> list[Path]:
+    """The one or several safetensors files of a folder."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
-        files = [single]
-    elif index.is_file():
-        files = [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
-    elif (folder / "pytorch_model.bin").is_file():
+        return [single]
+    if index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        for name in names:
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder / name} is missing, but {index.name} names it; download the folder again"
+                )
+        return [folder / name for name in names]
+    if pickles := sorted(folder.glob("*.bin")):
         raise ValueError(
-            f"{folder} holds a pickle, pytorch_model.bin, and loading one runs code; convert it where you trust it: "
+            f"{folder} holds a pickle, {pickles[0].name}, and loading one runs code; convert it where you trust it: "
             "transformers' save_pretrained writes safetensors"
         )
-    else:
-        raise FileNotFoundError(f"{single} is missing; give a folder in Hugging Face layout")
+    raise FileNotFoundError(f"{single} is missing; give a folder in Hugging Face layout")
+
+
+def _entries(files: list[Path]) -> dict[str, tuple[Path, str, tuple[int, ...]]]:
+    """For each tensor, by the name that it has here: its file, its name there, and its shape."""
+    entries = {}
     for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing, but {index.name} names it; download the folder again"
-            )
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():
-                    yield name, file.get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged: {error}; download it again") from None
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                if not name.endswith(MASKS):
+                    key = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
+                    if key in entries:
+                        raise ValueError(f"{path}: {key} stands there twice")
+                    entries[key] = (path, name, tuple(file.get_slice(name).get_shape()))
+    return entries
 
-# %% ../notebooks/11_pretrained.ipynb #41e7f23f
+
+def _pieces(path: Path, name: str, shape: tuple[int, ...], size: int = 2**22):
+    """The rows of a tensor, about `size` numbers at a time, with the place that each piece has."""
+    step = max(1, size * shape[0] // max(1, torch.Size(shape).numel()))
+    for start in range(0, shape[0], step):
+        with safe_open(path, framework="pt") as file:  # opened anew, so that what was mapped is let go
+            yield slice(start, start + step), file.get_slice(name)[start : start + step]
+
+# %% ../notebooks/11_pretrained.ipynb #5fc3b8de
 @torch.no_grad()
-def from_pretrained(name: str | os.PathLike) -> GPT:
-    """Load a GPT-2 by name, or from a folder in Hugging Face layout. Also `GPT.from_pretrained`.
-
-    Files of all ages are read: with the mask buffers or without, with the prefix `transformer.` or without, in
-    one file or in several. Only safetensors: a pickle would run code.
-
-    Args:
-        name: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl" (downloaded once), or the path of a folder with
-            `config.json` and `model.safetensors`. A folder with one of these names is written "./gpt2".
-
-    Returns:
-        The model in float32 and in evaluation mode, without dropout.
-
-    Raises:
-        FileNotFoundError: the folder or a file in it is missing, or the download failed.
-        ValueError: the folder is not a GPT-2; the message names the first difference.
-
-    Source: the layout of `transformers`' GPT2LMHeadModel; the transposed weights, `conv1d` in OpenAI's `model.py`.
-
-    Chapter: :doc:`/notebooks/11_pretrained`
-    """
-    folder = _download(name) if name in HUB else Path(name)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{str(name)!r} is neither a folder nor one of {', '.join(HUB)}; check the path"
-        )
-    config = _read_config(folder)
+def _load(config: GPTConfig, files: list[Path], where: Path) -> GPT:
+    """A model with the weights of `files`, if these are a GPT-2 of this shape."""
     with torch.device("meta"):  # shapes without memory: initialising would be for nothing
         model = GPT(config)
     model.to_empty(device="cpu")
     model.lm_head.weight = model.transformer.wte.weight  # tie again what to_empty has untied
     own = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
-    missing, head, wrong = set(own), None, f"{folder} does not fit its config.json"
-    for key, tensor in _read_tensors(folder):
-        if key.endswith(MASKS):
-            continue
-        key = key if key.startswith(("transformer.", "lm_head.")) else f"transformer.{key}"
-        if key == "lm_head.weight":
-            head = tensor
-            continue
-        if key not in own:
-            raise ValueError(f"{wrong}: {key} is not part of a GPT-2 of this size")
-        expected = tuple(own[key].shape)[::-1] if key.endswith(TRANSPOSED) else tuple(own[key].shape)
-        if tuple(tensor.shape) != expected:
-            raise ValueError(f"{wrong}: {key} has shape {tuple(tensor.shape)}, expected {expected}")
-        own[key].copy_(tensor.t() if key.endswith(TRANSPOSED) else tensor)
-        missing.discard(key)
-    if missing:
-        raise ValueError(f"{wrong}: {min(missing)} is missing")
-    if head is not None and not torch.equal(head.float(), own["transformer.wte.weight"]):
+    entries, wrong = _entries(files), f"{where} does not fit its configuration"
+    head = entries.pop("lm_head.weight", None)
+    for key, tensor in own.items():
+        expected = tuple(tensor.shape)[::-1] if key.endswith(TRANSPOSED) else tuple(tensor.shape)
+        if key not in entries:
+            raise ValueError(f"{wrong}: {key} is missing")
+        if entries[key][2] != expected:
+            raise ValueError(f"{wrong}: {key} has shape {entries[key][2]}, expected {expected}")
+    if strange := sorted(entries.keys() - own.keys()):
+        raise ValueError(f"{wrong}: {strange[0]} is not part of a GPT-2 of this size")
+    for key, tensor in own.items():
+        turned = tensor.t() if key.endswith(TRANSPOSED) else tensor
+        for rows, piece in _pieces(*entries[key]):
+            turned[rows] = piece
+    wte = own["transformer.wte.weight"]
+    if head is not None and not (
+        head[2] == tuple(wte.shape)
+        and all(torch.equal(piece.float(), wte[rows]) for rows, piece in _pieces(*head))
+    ):
         raise ValueError(
             f"{wrong}: lm_head.weight differs from the token embedding; GPT-2's head is tied to it"
         )
     return model.eval()
 
+
+def from_pretrained(source: str | os.PathLike) -> GPT:
+    """Load a GPT-2 from whatever holds one. Also `GPT.from_pretrained`.
+
+    Files of all ages are read: with the mask buffers or without, with the prefix `transformer.` or without, in
+    one file or in several. Only safetensors: a pickle would run code.
+
+    Args:
+        source: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", downloaded once; or the path of a folder in Hugging
+            Face layout, of a run directory, or of a single file that `save_pretrained` wrote. A folder that has one
+            of the four names is written with its path, such as "./gpt2".
+
+    Returns:
+        The model, in float32, on the CPU, in evaluation mode and without dropout.
+
+    Raises:
+        FileNotFoundError: a folder or file is missing, or the download failed.
+        ValueError: it is not a GPT-2; the message names the first difference.
+
+    Source: the layout of `transformers`' GPT2LMHeadModel; the transposed weights, `conv1d` in OpenAI's `model.py`.
+
+    Chapter: :doc:`/notebooks/11_pretrained`
+    """
+    path = _download(source) if source in HUB else Path(source)
+    if (path / "checkpoints").is_dir():
+        return load_run(path)[0]
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ValueError(f"{path} is no safetensors file; a pickle is not read, since loading one runs code")
+    if not path.exists():
+        raise FileNotFoundError(f"{str(source)!r} is neither a path nor one of {', '.join(HUB)}; check it")
+    try:
+        if path.is_file():
+            return _load(_read_config(path), [path], path)
+        return _load(_read_config(path / "config.json"), _weight_files(path), path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}; download it again") from None
+
 # %% ../notebooks/11_pretrained.ipynb #a544a1b3
+@functools.cache
 def _byte_characters() -> dict[int, str]:
     """A printable character for each byte, as in `bytes_to_unicode` of OpenAI's `encoder.py`."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
@@ -196,41 +312,81 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     return parts
 
 
+def _text(token: bytes) -> str:
+    return "".join(_byte_characters()[byte] for byte in token)
+
+
+def _vocabulary(tokenizer: str) -> dict[str, int]:
+    """The id of every token, as `vocab.json` has it."""
+    encoding = get_tokenizer(tokenizer)
+    ids = {_text(encoding.decode_single_token_bytes(i)): i for i in range(encoding.eot_token)}
+    return ids | {END_OF_TEXT: encoding.eot_token}
+
+
 @functools.cache
-def _tokenizer_files(tokenizer: str) -> dict[str, str]:
-    """`vocab.json` and `merges.txt` of a tokenizer, derived from its ranks."""
-    encoding, characters = get_tokenizer(tokenizer), _byte_characters()
+def _merges(tokenizer: str) -> str:
+    """`merges.txt`, derived from the ranks."""
+    encoding = get_tokenizer(tokenizer)
     ranks = {
         encoding.decode_single_token_bytes(i): i for i in range(encoding.eot_token)
     }  # the last id is no merge
+    merges = [" ".join(map(_text, _halves(token, ranks))) for token in ranks if len(token) > 1]
+    return "\n".join(["#version: 0.2", *merges]) + "\n"
 
-    def text(token: bytes) -> str:
-        return "".join(characters[byte] for byte in token)
 
-    vocabulary = {text(token): rank for token, rank in ranks.items()} | {END_OF_TEXT: encoding.eot_token}
-    merges = [" ".join(map(text, _halves(token, ranks))) for token in ranks if len(token) > 1]
-    return {
-        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
-        "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
-    }
+def tokenizer_of(source: str | os.PathLike) -> str | None:
+    """Say which tokenizer goes with what `from_pretrained(source)` loads.
+
+    Args:
+        source: as for `from_pretrained`.
+
+    Returns:
+        "gpt2", "bytes", or None where it is another one. A folder without `vocab.json` is judged by its size.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or describes another model.
+
+    Chapter: :doc:`/notebooks/11_pretrained`
+    """
+    path = Path(source)
+    if source in HUB:
+        return "gpt2"
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("tokenizer") or None
+    if (path / "checkpoints").is_dir():
+        return _read_json(path / "config.json")["tokenizer"]
+    vocabulary = _read_json(path / "vocab.json") if (path / "vocab.json").is_file() else None
+    size = _read_config(path / "config.json").vocab_size
+    for name in ("gpt2", "bytes"):
+        if size == get_tokenizer(name).n_vocab if vocabulary is None else vocabulary == _vocabulary(name):
+            return name
+    return None
 
 # %% ../notebooks/11_pretrained.ipynb #b28f0dab
-def save_pretrained(model: GPT, directory: str | os.PathLike, tokenizer: str | None = "gpt2") -> None:
+def save_pretrained(model: GPT, target: str | os.PathLike, tokenizer: str | None = "gpt2") -> None:
     """Write a folder that `transformers.GPT2LMHeadModel.from_pretrained` reads. Also `model.save_pretrained`.
 
     Args:
         model: the model, also inside the wrappers of `torch.compile` and DDP.
-        directory: the folder; made if it is missing, files of the same name are replaced.
+        target: the folder; made if it is missing, files of the same name are replaced. A name that ends in
+            `.safetensors` makes a single file, with the configuration in its header.
         tokenizer: the tokenizer that the model was trained with, "gpt2" or "bytes". Its files are written, too, and
             rows of the embedding beyond its last token are padding and left out. None: all rows, no tokenizer.
 
     Raises:
-        ValueError: the model has fewer tokens than the tokenizer, or the tokenizer is unknown.
+        ValueError: the model has fewer tokens than the tokenizer, the tokenizer is unknown, or `target` is a run
+            directory.
 
     Chapter: :doc:`/notebooks/11_pretrained`
     """
-    model, folder = unwrap(model), Path(directory)
+    model, target = unwrap(model), Path(target)
     config, n_vocab, end = model.config, model.config.vocab_size, None
+    if (target / "checkpoints").is_dir():
+        raise ValueError(
+            f"{target} is a run directory, whose config.json would be overwritten; choose another folder"
+        )
     files = {}
     if tokenizer is not None:
         encoding = get_tokenizer(tokenizer)
@@ -243,7 +399,11 @@ def save_pretrained(model: GPT, directory: str | os.PathLike, tokenizer: str | N
         n_vocab, end = encoding.n_vocab, encoding.eot_token
         names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
         about = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": config.block_size, **names}
-        files = {"tokenizer_config.json": json.dumps(about, indent=2) + "\n", **_tokenizer_files(tokenizer)}
+        files = {
+            "tokenizer_config.json": json.dumps(about, indent=2) + "\n",
+            "vocab.json": json.dumps(_vocabulary(tokenizer)),
+            "merges.txt": _merges(tokenizer),
+        }
     tensors = model_tensors(model)  # on the CPU, the tied head once
     tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"][:n_vocab]
     tensors = {key: (t.t() if key.endswith(TRANSPOSED) else t).contiguous() for key, t in tensors.items()}
@@ -259,13 +419,72 @@ def save_pretrained(model: GPT, directory: str | os.PathLike, tokenizer: str | N
         **ends,
         "dtype": str(tensors["transformer.wte.weight"].dtype).removeprefix("torch."),
     }
+    if target.suffix == ".safetensors":
+        metadata = {"format": "pt", "config": json.dumps(values), "tokenizer": tokenizer or ""}
+        _write_tensors(target, tensors, metadata)
+        return
     files["config.json"] = json.dumps(values, indent=2) + "\n"
     files["generation_config.json"] = json.dumps(ends, indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        atomic_write(folder / name, content)
-    save_file(tensors, folder / "model.safetensors.tmp", metadata={"format": "pt"})
-    os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
+        atomic_write(target / name, content)
+    _write_tensors(target / "model.safetensors", tensors, {"format": "pt"})
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.touch()
+    mode = (
+        beside.stat().st_mode
+    )  # what this user's files may be read by; save_file would allow the user alone
+    save_file(tensors, beside, metadata=metadata)
+    os.chmod(beside, mode)
+    sync(beside)
+    os.replace(beside, path)
+
+
+def convert(source: str | os.PathLike, target: str | os.PathLike, run: bool = False) -> str:
+    """Turn a run directory, a folder in Hugging Face layout or a single safetensors file into one of the others.
+
+    Args:
+        source: what to read, as for `from_pretrained`.
+        target: what to write: a folder in Hugging Face layout, or a single file where it ends in `.safetensors`.
+        run: write a run directory instead, which `gpt2 generate`, `gpt2 eval` and the demo read. It has weights and
+            no optimizer state: it cannot be trained further.
+
+    Returns:
+        A sentence that says what was written.
+
+    Raises:
+        FileNotFoundError: `source` is missing.
+        ValueError: `source` is not a GPT-2, its tokenizer is not known here and a run directory needs one, or
+            `target` stands there already.
+
+    Chapter: :doc:`/notebooks/11_pretrained`
+    """
+    model, tokenizer = from_pretrained(source), tokenizer_of(source)
+    target, rows = Path(target), model.config.vocab_size
+    n_vocab = rows if tokenizer is None else get_tokenizer(tokenizer).n_vocab
+    if run:
+        if tokenizer is None:
+            raise ValueError(
+                f"{source} has a vocabulary of {rows} that is neither GPT-2's nor bytes, and a run directory needs "
+                "one of the two; convert it to another form"
+            )
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ValueError(f"{target} stands there already; choose another name for the run directory")
+        target.mkdir(parents=True, exist_ok=True)
+        settings = {"train": {"corpus": None}, "model": asdict(model.config), "tokenizer": tokenizer}
+        atomic_write(target / "config.json", json.dumps(settings, indent=1) + "\n")
+        save_checkpoint(target / "checkpoints" / "step_000000", model, None, {"step": 0})
+        return f"{target}: a run directory, {rows:,} rows in the embedding, tokenizer {tokenizer!r}"
+    if rows != n_vocab and not Path(source, "checkpoints").is_dir():
+        tokenizer = None  # the rows beyond the tokenizer are somebody's tokens; only a run pads
+    save_pretrained(model, target, tokenizer)
+    form = "a single file" if target.suffix == ".safetensors" else "a folder in Hugging Face layout"
+    kept = rows if tokenizer is None else n_vocab
+    return f"{target}: {form}, {kept:,} of {rows:,} rows in the embedding, tokenizer {tokenizer!r}"
 
 
 GPT.from_pretrained = staticmethod(from_pretrained)
