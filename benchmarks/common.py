@@ -224,13 +224,14 @@ def publish(name: str, options: Options, tables: dict[str, str], budgets: list[d
         update_readme(name, text)
 
 
-def update_readme(name: str, text: str, path: Path = README) -> None:
+def update_readme(name: str, text: str, path: Path | None = None) -> None:
     """Put `text` between the comments of benchmark `name`.
 
     Raises:
         ValueError: the file has no such comments.
     """
     begin, end = f"<!-- benchmark {name} -->", f"<!-- end {name} -->"
+    path = path or README
     old = path.read_text(encoding="utf-8")
     before, found, rest = old.partition(begin)
     _, closed, after = rest.partition(end)
@@ -238,4 +239,4 @@ def update_readme(name: str, text: str, path: Path = README) -> None:
         raise ValueError(
             f"{path.name} has no place for these tables; put {begin} and {end} where they belong"
         )
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

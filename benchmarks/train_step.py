@@ -50,11 +50,13 @@ def plain_head_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     return F.cross_entropy(F.linear(x, weight).flatten(0, 1), targets.flatten())
 
 
-def make(side: str, size: dict) -> Callable[[int], dict]:
-    """Build one side; the function that is returned takes steps, and says how long each took."""
-    imported = common.resident_memory()
+def build(side: str, size: dict) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[], torch.Tensor], int]:
+    """Model, optimizer, forward pass (it returns the loss), and the bytes that this process held before them."""
     shape, B, T = size["model"], size["B"], size["T"]
+    V = shape["vocab_size"]
     torch.manual_seed(0)
+    ids = torch.randint(min(V, 50257), (B, T + 1))
+    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()  # (B, T) each
     if side == THEIRS:
         from transformers import GPT2Config, GPT2LMHeadModel, logging
 
@@ -62,37 +64,35 @@ def make(side: str, size: dict) -> Callable[[int], dict]:
         imported = common.resident_memory()
         shape = {"n_positions" if name == "block_size" else name: value for name, value in shape.items()}
         model = GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
-        optimizer = torch.optim.AdamW(model.parameters())
-    else:
-        choice = RUNGS[side]
-        if choice["keep"]:
-            keep_freed_memory()
-        if not choice["chunked"]:
-            gpt2lib.gpt.head_loss = plain_head_loss
-        model = GPT(GPTConfig(**shape))
-        optimizer = model.configure_optimizers() if choice["fused"] else torch.optim.AdamW(model.parameters())
-    ids = torch.randint(50257 if shape["vocab_size"] > 50257 else shape["vocab_size"], (B, T + 1))
-    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()  # (B, T) each
+        return model, torch.optim.AdamW(model.parameters()), lambda: model(x, labels=x).loss, imported
+
+    imported, choice = common.resident_memory(), RUNGS[side]
+    if choice["keep"]:
+        keep_freed_memory()
+    if not choice["chunked"]:
+        gpt2lib.gpt.head_loss = plain_head_loss
+    model = GPT(GPTConfig(**shape))
+    optimizer = model.configure_optimizers() if choice["fused"] else torch.optim.AdamW(model.parameters())
+    return model, optimizer, lambda: model(x, y)[1], imported
+
+
+def make(side: str, size: dict) -> Callable[[int], dict]:
+    """Build one side; the function that is returned takes steps, and says how long each took."""
+    model, optimizer, forward, _ = build(side, size)
+    parameters = sum(p.numel() for p in model.parameters())
 
     def run(steps: int) -> dict:
         seconds, losses = [], []
         for _ in range(steps):
             begin = time.perf_counter()
-            loss = model(x, labels=x).loss if side == THEIRS else model(x, y)[1]
+            loss = forward()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - begin)
             losses.append(loss.item())
-        parameters = sum(p.numel() for p in model.parameters())
-        return dict(
-            seconds=seconds,
-            losses=losses,
-            parameters=parameters,
-            imported=imported,
-            peak=common.peak_memory(),
-        )
+        return dict(seconds=seconds, losses=losses, parameters=parameters, peak=common.peak_memory())
 
     return run
 
