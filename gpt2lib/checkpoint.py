@@ -67,10 +67,33 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights by name, on the CPU; the tied head once, as `transformer.wte.weight`."""
+def _gather(tensors: dict[str, torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, whole; nothing without `keep`. What is split between processes (FSDP) all must ask for."""
+    whole = {}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "full_tensor"):
+            tensor = tensor.full_tensor()
+        if keep:
+            whole[name] = tensor.cpu().contiguous()
+    return whole
+
+
+def _like(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """`tensor`, split between processes where `own` is."""
+    if not hasattr(own, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements)
+
+
+def model_tensors(model: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Return the weights by name, on the CPU; the tied head once, as `transformer.wte.weight`.
+
+    Where the model is split between processes, each of them has to call this; `keep` says which ones want the result.
+    """
     state = unwrap(model).state_dict()
-    return {name: tensor.cpu().contiguous() for name, tensor in state.items() if name != HEAD}
+    return _gather({name: tensor for name, tensor in state.items() if name != HEAD}, keep)
 
 
 def load_model_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
@@ -88,22 +111,26 @@ def load_model_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> No
                 f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
             )
     for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+        own[name].copy_(_like(tensor, own[name]))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as tensors on the CPU, named `NUMBER.KEY`: parameter 0's first moment is `0.exp_avg`."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as tensors on the CPU, named `NUMBER.KEY`: parameter 0's first moment is `0.exp_avg`.
+
+    As with `model_tensors`, all processes call it, and `keep` says which ones want the result.
+    """
     state = optimizer.state_dict()["state"]
-    return {
-        f"{i}.{key}": value.cpu().contiguous() for i, entry in state.items() for key, value in entry.items()
-    }
+    return _gather({f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}, keep)
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `optimizer_tensors` returned."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split(".")
+        if tensor.dim() > 0:  # not the count of steps
+            tensor = _like(tensor, parameters[int(number)])
         state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
@@ -114,6 +141,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     state: dict,
     dtype: torch.dtype | None = None,
+    first: bool = True,
 ) -> Path:
     """Write a checkpoint that is whole or not there, whenever the machine stops.
 
@@ -126,6 +154,8 @@ def save_checkpoint(
         optimizer: its state is saved too; None leaves it out, for a checkpoint that is not trained further.
         state: what else a resumed run must know, as JSON.
         dtype: the type that the weights are saved in; None keeps theirs.
+        first: whether this is the process that writes. The others have to call this too where the model is split
+            between them, and give their parts.
 
     Returns:
         `folder`.
@@ -133,15 +163,17 @@ def save_checkpoint(
     Chapter: :doc:`/notebooks/08_training_loop`
     """
     folder = Path(folder)
+    weights, moments = model_tensors(model, first), {}
+    if optimizer is not None:
+        moments = optimizer_tensors(optimizer, first)
+    if not first:
+        return folder
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    save_file(
-        {name: tensor.to(dtype) for name, tensor in model_tensors(model).items()},
-        beside / "model.safetensors",
-    )
+    save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, beside / "model.safetensors")
     if optimizer is not None:
-        save_file(optimizer_tensors(optimizer), beside / "optimizer.safetensors")
+        save_file(moments, beside / "optimizer.safetensors")
     (beside / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     manifest = {}
     for file in sorted(beside.iterdir()):

@@ -14,6 +14,7 @@ import platform
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -32,8 +33,8 @@ from .optim import configure_optimizers, get_lr
 from .tokenizer import get_tokenizer
 
 # %% auto #0
-__all__ = ['RECIPES', 'FREE', 'TrainConfig', 'pick_device', 'pick_dtype', 'keep_freed_memory', 'accumulate', 'evaluation_windows',
-           'evaluate_loss', 'open_ledger', 'stop_signals', 'train']
+__all__ = ['RECIPES', 'FREE', 'TrainConfig', 'pick_device', 'pick_dtype', 'keep_freed_memory', 'accumulate', 'shard',
+           'evaluation_windows', 'evaluate_loss', 'open_ledger', 'stop_signals', 'train']
 
 # %% ../notebooks/08_training_loop.ipynb #249fb3d4
 # What a preset sets beside the shape of the model. One step reads batch_size * grad_accum_steps * block_size tokens.
@@ -83,6 +84,7 @@ class TrainConfig:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     dtype: str = "auto"  # auto, float32, bfloat16 or float16
     compile: bool | None = None  # torch.compile; None: on CUDA only
+    fsdp: bool | None = None  # split the model between processes; None: gpt2-large and gpt2-xl only
     tokenizer: str = "gpt2"  # gpt2 or bytes
     extend: bool = False  # let a run go on with another max_steps, which changes its schedule
     block_size: int | None = None  # longest sequence, in tokens
@@ -218,6 +220,37 @@ def accumulate(
         total += loss.detach()
     return total
 
+# %% ../notebooks/08_training_loop.ipynb #a87ae308
+def shard(model: GPT, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> None:
+    """Split a model between the processes, in place, with FSDP2: each keeps a part of every tensor.
+
+    The weights of an attention or an MLP are put together before it runs, and let go afterwards. They travel in the
+    type that it computes in; gradients are added in fp32. The whole model is never on one device at once.
+
+    Args:
+        model: a GPT on the CPU, with the same weights in all processes.
+        device: where the parts go.
+        dtype: the type to compute in; the embeddings, the head and the LayerNorms stay in fp32.
+        compiled: run each attention and each MLP through torch.compile.
+
+    Source: Zhao et al. 2023, "PyTorch FSDP", arXiv 2304.11277; Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054.
+
+    Chapter: :doc:`/notebooks/08_training_loop`
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    # Nothing here changes an output in place, which is what it warns of.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for block in model.transformer.h:
+        for part in (block.attn, block.mlp):
+            if compiled:
+                part.forward = torch.compile(part.forward)
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)  # the rest; the head and the embedding are one tensor in it
+
 # %% ../notebooks/08_training_loop.ipynb #a5702609
 def evaluation_windows(tokens: np.ndarray, T: int, n_tokens: int) -> np.ndarray:
     """Cut windows (n, T + 1) out of `tokens` (N,), spread evenly, that hold about `n_tokens` targets together.
@@ -286,7 +319,7 @@ def open_ledger(path: Path, start: int) -> TextIO:
 # A run may be resumed with other values of these: they do not change what is computed. The corpus counts by its
 # checksum, the preset by the values it sets, the batch by its size over all micro-batches and processes.
 FREE = {"preset", "corpus", "batch_size", "grad_accum_steps", "out", "eval_interval", "eval_tokens", "sample_interval",
-        "checkpoint_interval", "keep_last", "device", "compile", "extend"}  # fmt: skip
+        "checkpoint_interval", "keep_last", "device", "compile", "fsdp", "extend"}  # fmt: skip
 
 
 def _identity(config: TrainConfig, corpus: Corpus, world_size: int) -> dict:
@@ -444,9 +477,16 @@ def _train(
     torch.manual_seed(config.seed)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
-    raw = model = GPT(shape).to(device)
-    optimizer = configure_optimizers(model, config.weight_decay, config.max_lr, device.type)
+    raw = model = GPT(shape)
     dtype = pick_dtype(config.dtype, str(device))
+    compiled = device.type == "cuda" if config.compile is None else config.compile
+    large = config.preset in ("gpt2-large", "gpt2-xl")
+    split = world_size > 1 and (large if config.fsdp is None else config.fsdp)
+    if split:
+        shard(model, device, dtype, compiled)
+    else:
+        model.to(device)
+    optimizer = configure_optimizers(model, config.weight_decay, config.max_lr, device.type)
     autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     warmup_steps = min(config.warmup_steps, config.max_steps)
@@ -458,9 +498,9 @@ def _train(
         )
     if start > config.max_steps:
         raise ValueError(f"{run} has taken {start} steps already; give a --max-steps of at least that")
-    if config.compile or (config.compile is None and device.type == "cuda"):
+    if compiled and not split:
         model = torch.compile(model)
-    if world_size > 1:
+    if world_size > 1 and not split:
         model = DistributedDataParallel(model)
     if first:
         run.mkdir(parents=True, exist_ok=True)
@@ -481,6 +521,11 @@ def _train(
                 if on_line is not None:
                     on_line(line)
 
+        def uncompiled() -> contextlib.AbstractContextManager:
+            """Run the parts of a split model as they are; any other model is compiled beside `raw`."""
+            eager = compiled and split
+            return torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
+
         def due(interval: int, step: int) -> bool:
             return interval > 0 and (step % interval == 0 or step == config.max_steps)
 
@@ -488,16 +533,16 @@ def _train(
             """Evaluate and sample, on the weights after `step` steps."""
             if due(config.eval_interval, step):
                 share = (config.batch_size, rank, world_size)
-                with autocast:
+                with autocast, uncompiled():
                     loss = evaluate_loss(raw, validation, config.eval_tokens, *share)
                 log("eval", step, loss=loss, tokens=eval_tokens)
                 if not quiet:
                     bar.write(f"step {step:5d}  validation loss {loss:.4f}")
-            if first and due(config.sample_interval, step):
+            if due(config.sample_interval, step):  # in all processes: each may hold a part of the model
                 generator = torch.Generator(device).manual_seed(config.seed + step)
                 prompt = torch.tensor([[encoding.eot_token]], device=device)
                 raw.eval()
-                with autocast:
+                with autocast, uncompiled():
                     ids = sample(raw, prompt, min(100, shape.block_size), generator)[0, 1:].tolist()
                 raw.train()
                 text = encoding.decode([i for i in ids if i < encoding.n_vocab])  # no padding
@@ -520,7 +565,8 @@ def _train(
                 dist.all_reduce(total)
                 total /= world_size
             scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(raw.parameters(), config.grad_clip or math.inf).item()
+            norm = nn.utils.clip_grad_norm_(raw.parameters(), config.grad_clip or math.inf)
+            norm = (norm.full_tensor() if split else norm).item()  # over the parts of all processes
             loss = total.item()
             if not (math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled())):
                 raise FloatingPointError(
@@ -543,11 +589,14 @@ def _train(
 
             done, stop = step + 1, _any_stopped(caught, world_size, device)
             report(done)
-            if first and (stop or done == config.max_steps or due(config.checkpoint_interval, done)):
-                os.fsync(ledger.fileno())
+            if stop or done == config.max_steps or due(config.checkpoint_interval, done):
                 state = {"step": done, "scaler": scaler.state_dict()}
-                folder = save_checkpoint(run / "checkpoints" / f"step_{done:06d}", model, optimizer, state)
-                prune_checkpoints(folder, config.keep_last)
+                folder = run / "checkpoints" / f"step_{done:06d}"
+                if first:
+                    os.fsync(ledger.fileno())
+                save_checkpoint(folder, model, optimizer, state, first=first)
+                if first:
+                    prune_checkpoints(folder, config.keep_last)
             if stop:
                 if not quiet:
                     bar.write(f"stopped after step {done}, saved; the same command goes on from there")

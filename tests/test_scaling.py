@@ -61,7 +61,7 @@ train(TrainConfig(**settings))
 print(f"rank {rank} changed {sorted(changed)}", flush=True)
 """
 
-# The gradient of one step, summed up from all processes, before it is clipped.
+# The gradient of one step before it is clipped, its length, and the share of the weights that a process holds.
 GRADIENT = """
 import contextlib, json, sys
 import torch
@@ -70,22 +70,41 @@ from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 from gpt2lib import GPT, DataLoaderLite, TrainConfig, load_corpus
 from gpt2lib.checkpoint import model_tensors
-from gpt2lib.train import accumulate
+from gpt2lib.train import accumulate, shard
 
-config = TrainConfig(**json.loads(sys.argv[1]))
+config, dtype = TrainConfig(**json.loads(sys.argv[1])), getattr(torch, sys.argv[3])
 dist.init_process_group("gloo")
 tokens = load_corpus(config.corpus).tokens("train", config.tokenizer)
 shape = (config.batch_size, config.model.block_size, dist.get_rank(), dist.get_world_size(), config.seed)
-torch.manual_seed(config.seed)
-model = GPT(config.model)
 loader = DataLoaderLite(tokens, *shape)
 batches = [loader.batch_at(micro) for micro in range(config.grad_accum_steps)]
-wrapped = DistributedDataParallel(model)
+low = dtype != torch.float32
+found = {}
+for split in (False, True):
+    torch.manual_seed(config.seed)
+    model = GPT(config.model)
+    before = {name: tensor.clone() for name, tensor in model_tensors(model).items()}
+    if split:
+        shard(model, torch.device("cpu"), dtype)
+        assert model.lm_head.weight is model.transformer.wte.weight
+        parts = sum(p.to_local().nbytes for p in model.parameters())
+        found["share"] = torch.tensor(parts / sum(p.nbytes for p in model.parameters()))
+    wrapped = model if split else DistributedDataParallel(model)
+    after = model_tensors(wrapped)
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    autocast = torch.autocast("cpu", dtype) if low else contextlib.nullcontext()
+    accumulate(wrapped, batches, autocast, torch.amp.GradScaler("cpu", enabled=False))
+    kind = "split" if split else "whole"
+    for name, p in model.named_parameters():
+        found[f"{kind}.{name}"] = (p.grad.full_tensor() if split else p.grad).clone()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    found[f"{kind}.norm"] = norm.full_tensor() if split else norm
+    clipped = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    found[f"{kind}.clipped"] = clipped.full_tensor() if split else clipped
 both = DistributedDataParallel(torch.compile(GPT(config.model)))
-assert model_tensors(both).keys() == model_tensors(wrapped).keys() == model_tensors(model).keys()
-accumulate(wrapped, batches, contextlib.nullcontext(), torch.amp.GradScaler("cpu", enabled=False))
+assert model_tensors(both).keys() == before.keys()
 if dist.get_rank() == 0:
-    save_file({name: p.grad for name, p in model.named_parameters()}, sys.argv[2])
+    save_file(found, sys.argv[2])
 dist.destroy_process_group()
 """
 
@@ -141,15 +160,19 @@ def ledger(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines[1:]]
 
 
-def losses(run: Path, kind: str) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in ledger(run) if line["kind"] == kind}
+def losses(run: Path, kind: str, value: str = "loss") -> dict[int, float]:
+    return {line["step"]: line[value] for line in ledger(run) if line["kind"] == kind}
 
 
 def assert_same_curves(run: Path, other: Path) -> None:
-    for kind in ("step", "eval"):
-        mine, theirs = losses(run, kind), losses(other, kind)
+    for kind, value, tolerance in (
+        ("step", "loss", 1e-5),
+        ("eval", "loss", 1e-5),
+        ("step", "grad_norm", 1e-4),
+    ):
+        mine, theirs = losses(run, kind, value), losses(other, kind, value)
         assert list(mine) == list(theirs)
-        assert max(abs(mine[step] / theirs[step] - 1) for step in mine) < 1e-5, kind
+        assert max(abs(mine[step] / theirs[step] - 1) for step in mine) < tolerance, (kind, value)
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +189,25 @@ def two(corpus, tmp_path_factory) -> tuple[Path, str]:
     return out, on_two(small(corpus, out, 2))
 
 
-def test_two_processes_take_the_steps_of_one(one, two):
+@pytest.fixture(scope="module")
+def split(corpus, tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("split") / "run"
+    return out, on_two(small(corpus, out, 2, fsdp=True))
+
+
+def test_two_processes_take_the_steps_of_one(one, two, split):
     assert len(losses(one, "step")) == STEPS
-    assert_same_curves(two[0], one)
+    for run, _ in (two, split):
+        assert_same_curves(run, one)
+        samples = [[line["text"] for line in ledger(path) if line["kind"] == "sample"] for path in (run, one)]
+        assert samples[0] == samples[1]
 
 
-def test_only_the_first_process_writes(two):
-    changed = dict(re.findall(r"rank (\d) changed (.*)", two[1]))
-    assert "ledger.jsonl" in changed["0"] and "state.json" in changed["0"]
-    assert changed["1"] == "[]"
+def test_only_the_first_process_writes(two, split):
+    for _, output in (two, split):
+        changed = dict(re.findall(r"rank (\d) changed (.*)", output))
+        assert "ledger.jsonl" in changed["0"] and "state.json" in changed["0"]
+        assert changed["1"] == "[]"
 
 
 def test_tokens_a_step_are_stated_and_the_same(one, two):
@@ -221,39 +254,61 @@ def test_any_number_of_processes_evaluates_on_the_same_tokens(monkeypatch, n_win
     assert len(counts) == 1  # as many passes in each process, or sharded ones would wait for each other
 
 
-def test_weights_are_saved_without_the_names_of_wrappers(one, two):
-    names = [load_file(latest_checkpoint(run) / "model.safetensors").keys() for run in (one, two[0])]
-    assert names[0] == names[1] and "transformer.wte.weight" in names[0]
+def test_a_checkpoint_does_not_show_how_many_processes_wrote_it(one, two, split):
+    runs = one, two[0], split[0]
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        shapes = [
+            {name: tensor.shape for name, tensor in load_file(latest_checkpoint(run) / file).items()}
+            for run in runs
+        ]
+        assert shapes[0] == shapes[1] == shapes[2]
 
 
-def test_gradients_of_two_processes_equal_those_of_one(corpus, tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_two_processes_equal_those_of_one(corpus, tmp_path, dtype):
     config = small(corpus, tmp_path / "run", 2)
-    process = launch(GRADIENT, config, tmp_path / "gradient.safetensors")
+    process = launch(GRADIENT, config, tmp_path / "gradient.safetensors", dtype)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     torch.manual_seed(config.seed)
     model = GPT(config.model)
     tokens = load_corpus(corpus).tokens("train", "bytes")
     x, y = DataLoaderLite(tokens, 8, config.model.block_size, seed=config.seed).batch_at(0)  # in one piece
-    model(x, y)[1].backward()
-    together = load_file(tmp_path / "gradient.safetensors")
-    assert together.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert (together[name] - parameter.grad).abs().max() < 1e-5 * parameter.grad.abs().max(), name
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        _, loss = model(x, y)
+    loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    expected["norm"] = torch.nn.utils.get_total_norm(expected.values())
+    expected["clipped"] = torch.tensor(0.1)
+    found = load_file(tmp_path / "gradient.safetensors")
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    for kind in ("whole", "split"):  # DDP and FSDP
+        for name, value in expected.items():
+            assert (found[f"{kind}.{name}"] - value).norm() <= tolerance * value.norm(), (kind, name)
+    assert 0.5 <= found["share"] < 0.53  # an odd vocabulary does not halve
 
 
-def test_a_run_moves_between_one_process_and_two(corpus, one, tmp_path):
+@pytest.mark.parametrize(
+    "places",
+    [("one", "whole", "one"), ("one", "split", "whole", "split", "one")],
+    ids="-".join,
+)
+def test_a_run_moves_between_one_process_and_two(corpus, one, tmp_path, places):
     run = tmp_path / "run"
-    on_one(small(corpus, run), stop=11)
-    on_two(small(corpus, run, 2), stop=30)
-    assert latest_checkpoint(run).name == "step_000031"
-    train(small(corpus, run))
+    for i, place in enumerate(places):
+        stop = 8 * (i + 1) if i + 1 < len(places) else -1
+        if place == "one":
+            on_one(small(corpus, run), stop)
+        else:
+            on_two(small(corpus, run, 2, fsdp=place == "split"), stop)
+        assert latest_checkpoint(run).name == f"step_{stop + 1 if stop > 0 else STEPS:06d}"
     assert_same_curves(run, one)
 
 
-@pytest.mark.parametrize("how", ["killed", "raised"])
-def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(corpus, two, tmp_path, how):
-    config = small(corpus, tmp_path / "run", 2)
+@pytest.mark.parametrize("how, fsdp", [("killed", False), ("raised", True)])
+def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(corpus, two, split, tmp_path, how, fsdp):
+    config = small(corpus, tmp_path / "run", 2, fsdp=fsdp)
+    undisturbed = (split if fsdp else two)[0]
     process = launch(TRAIN, config, -1, 23, how)
     output = ""
     while "dies now" not in output:
@@ -266,10 +321,10 @@ def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(corpus, two, tmp_p
     assert ("SIGKILL" if how == "killed" else "RuntimeError: the disk of this rank is gone") in output
     assert latest_checkpoint(config.out).name == "step_000021"
     on_two(config)
-    assert ledger(config.out) == ledger(two[0])  # bit for bit
+    assert ledger(config.out) == ledger(undisturbed)  # bit for bit
     mine, theirs = (
         {path.name: path.read_bytes() for path in latest_checkpoint(run).glob("*.safetensors")}
-        for run in (config.out, two[0])
+        for run in (config.out, undisturbed)
     )
     assert mine == theirs
 
