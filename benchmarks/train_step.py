@@ -16,10 +16,8 @@ from collections.abc import Callable
 import common
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 import tyro
 
-import gpt2lib.gpt
 from gpt2lib import GPT, GPTConfig
 from gpt2lib.train import keep_freed_memory
 
@@ -46,10 +44,6 @@ RUNGS = {
 OURS = list(RUNGS)[-1]
 
 
-def plain_head_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(F.linear(x, weight).flatten(0, 1), targets.flatten())
-
-
 def build(side: str, size: dict) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[], torch.Tensor], int]:
     """Model, optimizer, forward pass (it returns the loss), and the bytes that this process held before them."""
     shape, B, T = size["model"], size["B"], size["T"]
@@ -69,10 +63,9 @@ def build(side: str, size: dict) -> tuple[nn.Module, torch.optim.Optimizer, Call
     imported, choice = common.resident_memory(), RUNGS[side]
     if choice["keep"]:
         keep_freed_memory()
-    if not choice["chunked"]:
-        gpt2lib.gpt.head_loss = plain_head_loss
     model = GPT(GPTConfig(**shape))
-    optimizer = model.configure_optimizers() if choice["fused"] else torch.optim.AdamW(model.parameters())
+    model.chunked_head = choice["chunked"]
+    optimizer = model.configure_optimizers(fused=choice["fused"])
     return model, optimizer, lambda: model(x, y)[1], imported
 
 

@@ -84,7 +84,9 @@ class GPTConfig:
         return cls(**{**shape, **overrides})
 
 # %% ../notebooks/05_gpt.ipynb #22b11a9f
-def head_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def head_loss(
+    x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunked: bool = True
+) -> torch.Tensor:
     """Mean cross-entropy of the logits `x @ weight.T` against `targets`, without keeping all logits at once.
 
     On a CPU with a large vocabulary, and where torch has `linear_cross_entropy` (2.13 and later), the positions
@@ -94,6 +96,7 @@ def head_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> t
         x: (B, T, C), the residual stream behind the final LayerNorm.
         weight: (V, C), the head.
         targets: (B, T) int64, the ids that should come out.
+        chunked: False computes the logits whole everywhere.
 
     Returns:
         A scalar, in nats per token.
@@ -101,7 +104,7 @@ def head_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> t
     Chapter: :doc:`/notebooks/05_gpt`
     """
     x, targets = x.flatten(0, 1), targets.flatten()  # (B·T, C), (B·T,)
-    if x.device.type == "cpu" and weight.size(0) >= 8192 and hasattr(F, "linear_cross_entropy"):
+    if chunked and x.device.type == "cpu" and weight.size(0) >= 8192 and hasattr(F, "linear_cross_entropy"):
         options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256)
         return F.linear_cross_entropy(x, weight, targets, options=options)
     logits = F.linear(x, weight)  # (B·T, V)
@@ -136,6 +139,7 @@ class GPT(nn.Module):
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight  # one matrix, read on the way in and on the way out
+        self.chunked_head = True  # False: the plain form of `head_loss`
         self.apply(self._init_weights)
         nn.init.normal_(self.transformer.wpe.weight, std=0.01)
 
@@ -197,7 +201,7 @@ class GPT(nn.Module):
         x = self.transformer.ln_f(x)  # (B, T, C)
         if targets is None:
             return self.lm_head(x), None  # (B, T, V)
-        return None, head_loss(x, self.lm_head.weight, targets)
+        return None, head_loss(x, self.lm_head.weight, targets, self.chunked_head)
 
     @torch.no_grad()
     def look(self, idx: torch.Tensor) -> dict[str, torch.Tensor]:

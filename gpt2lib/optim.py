@@ -59,7 +59,11 @@ def get_lr(
 
 # %% ../notebooks/07_optimizer_schedule.ipynb #b9925768
 def configure_optimizers(
-    model: nn.Module, weight_decay: float = 0.1, learning_rate: float = 6e-4, device_type: str = "cpu"
+    model: nn.Module,
+    weight_decay: float = 0.1,
+    learning_rate: float = 6e-4,
+    device_type: str = "cpu",
+    fused: bool = True,
 ) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices and embeddings only; biases and LayerNorm gains are left alone.
 
@@ -68,6 +72,7 @@ def configure_optimizers(
         weight_decay: λ, for tensors with two dimensions or more.
         learning_rate: η, until a schedule sets another.
         device_type: where the model is: "cpu", "cuda" or "mps", with or without an index; "cuda:0" works like "cuda".
+        fused: False takes PyTorch's plain form everywhere.
 
     Returns:
         The optimizer with two parameter groups, fused where the device is a CPU or a GPU with CUDA.
@@ -93,7 +98,7 @@ def configure_optimizers(
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = device_type in ("cuda", "cpu")  # elsewhere the plain form, which works everywhere
+    fused = fused and device_type in ("cuda", "cpu")  # elsewhere the plain form, which works everywhere
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=fused)
 
 
