@@ -82,7 +82,7 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
     try:
         with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
             if answer.status_code != 416:  # 416: there is nothing behind what we have
-                answer.raise_for_status()
+                _check_status(answer)
                 have *= answer.status_code == 206  # 200: the server sends all of it again
                 total = have + int(answer.headers.get("Content-Length", 0)) or None
                 with (
@@ -94,7 +94,7 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
     except OSError as error:  # requests' errors among them
         have = part.stat().st_size if part.is_file() else 0
         raise FileNotFoundError(
-            f"could not download {url} ({type(error).__name__}: {error!s:.120}); "
+            f"could not download {url} ({error.strerror or type(error).__name__}); "
             f"{have:,} bytes are kept, try again to go on from there"
         ) from None
     if (found := digest(part)) != (sha256 or found):
@@ -105,6 +105,11 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
     sync(part)
     os.replace(part, path)
     return path
+
+
+def _check_status(answer) -> None:
+    if answer.status_code >= 400:
+        raise OSError(answer.status_code, f"the server says {answer.status_code} {answer.reason}")
 
 
 def _download(name: str) -> Path:
@@ -120,7 +125,7 @@ def _download(name: str) -> Path:
     try:
         if sha256 is None and not weights.is_file():
             head = requests.head(f"{url}/{weights.name}", timeout=30)  # not redirected: the hub's own answer
-            head.raise_for_status()
+            _check_status(head)
             sha256 = head.headers.get("X-Linked-ETag", "").strip('"') or None
         fetch(f"{url}/config.json", folder / "config.json")
         fetch(f"{url}/{weights.name}", weights, sha256)

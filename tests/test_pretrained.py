@@ -182,6 +182,13 @@ def test_download_with_another_checksum_is_refused(hub, tmp_path):
     assert cached(tmp_path) == ["config.json"], "it is deleted"
 
 
+def test_download_that_the_server_refuses_says_so(hub, tmp_path):
+    hub.files.clear()
+    with pytest.raises(FileNotFoundError, match="'gpt2-medium'.*the server says 404"):
+        GPT.from_pretrained("gpt2-medium")
+    assert cached(tmp_path) == []
+
+
 def test_download_of_another_shape_is_refused(hub, monkeypatch):
     monkeypatch.setitem(gpt2lib.gpt.PRESETS, "gpt2-medium", (24, 211, 2, 5, 40))
     with pytest.raises(ValueError, match=r"config\.json is not that of gpt2-medium"):
