@@ -341,7 +341,7 @@ class PreparedCorpus:
 
     @property
     def train(self) -> tuple[str, ...]:
-        """There is none: a prepared corpus has tokens only.
+        """A prepared corpus has tokens only.
 
         Raises:
             ValueError: always.

@@ -68,19 +68,12 @@ __all__ = ['BLOCK', 'READERS', 'PROGRESS', 'PrepareConfig', 'Piece', 'cut_text',
 
 # %% ../notebooks/06_data_loader.ipynb #86eef1e4
 class Piece(NamedTuple):
-    """A document, or a part of one that is longer than a megabyte.
-
-    Attributes:
-        text: the characters.
-        begins: whether a document begins here.
-        read: bytes of the file that were read to get here.
-        split: "train" or "validation", where that is settled already.
-    """
+    """A document, or a part of one that is longer than a megabyte."""
 
     text: str
-    begins: bool
-    read: int
-    split: str | None = None
+    begins: bool  # whether a document begins here
+    read: int  # bytes of the file that were read to get here
+    split: str | None = None  # "train" or "validation", where that is settled
 
 
 def cut_text(text: str, slack: int = 0) -> list[str]:
