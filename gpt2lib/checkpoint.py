@@ -3,11 +3,15 @@
 # %% ../notebooks/08_training_loop.ipynb #11e1236c
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
+import time
 import warnings
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -19,11 +23,13 @@ from safetensors.torch import load_file, save_file
 from .gpt import GPT, GPTConfig
 
 # %% auto #0
-__all__ = ['MANIFEST', 'NANO', 'HEAD', 'sync', 'atomic_write', 'digest', 'unwrap', 'model_tensors', 'load_model_tensors',
-           'optimizer_tensors', 'load_optimizer_tensors', 'save_checkpoint', 'verify_checkpoint', 'checkpoint_folders',
-           'latest_checkpoint', 'load_checkpoint', 'load_run', 'prune_checkpoints']
+__all__ = ['FORMAT', 'MANIFEST', 'NANO', 'HEAD', 'sync', 'writing', 'atomic_write', 'digest', 'unwrap', 'model_tensors',
+           'load_model_tensors', 'optimizer_tensors', 'load_optimizer_tensors', 'save_checkpoint', 'verify_checkpoint',
+           'read_state', 'checkpoint_folders', 'latest_checkpoint', 'best_checkpoint', 'load_checkpoint', 'load_run',
+           'prune_checkpoints', 'lock_run']
 
 # %% ../notebooks/08_training_loop.ipynb #809c827d
+FORMAT = 1  # of a checkpoint; named in state.json, and 1 where it is not named
 MANIFEST = "manifest.json"
 NANO = Path(
     str(resources.files("gpt2lib") / "assets" / "nano")
@@ -44,13 +50,30 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while `path` is written into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} could not be written ({error}); what was saved before is as it was. "
+            "Mend that, and repeat the command"
+        ) from None
+
+
 def atomic_write(path: Path, text: str) -> None:
-    """Replace the text of the file `path` in one step: a reader sees the old text or the new, never a part."""
+    """Replace the text of the file `path` in one step: a reader sees the old text or the new, never a part.
+
+    Raises:
+        OSError: the disk is full, say; the old text stands.
+    """
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    sync(beside)
-    os.replace(beside, path)
-    sync(path.parent)
+    with writing(path):
+        beside.write_text(text, encoding="utf-8")
+        sync(beside)
+        os.replace(beside, path)
+        sync(path.parent)
 
 
 def digest(path: Path) -> str:
@@ -160,6 +183,9 @@ def save_checkpoint(
     Returns:
         `folder`.
 
+    Raises:
+        OSError: it could not be written, say because the disk is full; nothing is left of it then.
+
     Chapter: :doc:`/notebooks/08_training_loop`
     """
     folder = Path(folder)
@@ -169,28 +195,38 @@ def save_checkpoint(
     if not first:
         return folder
     beside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, beside / "model.safetensors")
-    if optimizer is not None:
-        save_file(moments, beside / "optimizer.safetensors")
-    (beside / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    manifest = {}
-    for file in sorted(beside.iterdir()):
-        sync(file)
-        manifest[file.name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
-    (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    sync(beside / MANIFEST)
-    sync(beside)
-    if folder.exists():  # a damaged one: had it been valid, the run would have gone on from it
-        shutil.rmtree(folder)
-    os.replace(beside, folder)
-    sync(folder.parent)
+    try:
+        with writing(folder):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+            save_file(weights, beside / "model.safetensors")
+            if optimizer is not None:
+                save_file(moments, beside / "optimizer.safetensors")
+            text = json.dumps({"format": FORMAT, **state}, indent=1) + "\n"
+            (beside / "state.json").write_text(text, encoding="utf-8")
+            manifest = {}
+            for file in sorted(beside.iterdir()):
+                sync(file)
+                manifest[file.name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
+            (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            sync(beside / MANIFEST)
+            sync(beside)
+            if folder.exists():  # a damaged one: had it been valid, the run would have gone on from it
+                shutil.rmtree(folder)
+            os.replace(beside, folder)
+            sync(folder.parent)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)  # gives its room back
+        raise
     return folder
 
 # %% ../notebooks/08_training_loop.ipynb #61334346
-def verify_checkpoint(folder: Path) -> None:
-    """Check every file of a checkpoint against its manifest.
+def verify_checkpoint(folder: Path) -> dict[str, dict]:
+    """Check every file of a checkpoint against its manifest. A file that the manifest does not name is never read.
+
+    Returns:
+        The manifest: size and SHA-256 by the name of the file.
 
     Raises:
         FileNotFoundError: the folder, its manifest or a file is missing.
@@ -222,11 +258,25 @@ def verify_checkpoint(folder: Path) -> None:
             raise ValueError(
                 f"{file} is damaged: SHA-256 {found}, the manifest says {sha256}; use another checkpoint"
             )
+    if extra := {file.name for file in Path(folder).iterdir()} - entries.keys() - {MANIFEST}:
+        warnings.warn(f"{folder} has files that are no part of it: {', '.join(sorted(extra))}", stacklevel=2)
+    if (found := read_state(folder).get("format", 1)) != FORMAT:
+        raise ValueError(
+            f"{folder} has format {found}, and this gpt2lib reads format {FORMAT}; use the gpt2lib that wrote it"
+        )
+    return manifest
+
+
+def read_state(folder: Path) -> dict:
+    """Return the `state` that was saved with a checkpoint, without checking it."""
+    return json.loads(Path(folder, "state.json").read_text(encoding="utf-8"))
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """Return the folders `step_NNNNNN` of a run directory, newest first, valid or not."""
-    folders = [f for f in Path(run, "checkpoints").glob("step_*") if f.is_dir() and f.name[5:].isdigit()]
+    place = Path(run, "checkpoints")
+    folders = list(place.iterdir()) if place.exists() else []
+    folders = [f for f in folders if f.name.startswith("step_") and f.name[5:].isdigit() and f.is_dir()]
     return sorted(folders, key=lambda folder: int(folder.name[5:]), reverse=True)
 
 
@@ -240,8 +290,19 @@ def latest_checkpoint(run: Path) -> Path | None:
             verify_checkpoint(folder)
             return folder
         except (ValueError, OSError) as error:
-            warnings.warn(f"skipped a damaged checkpoint: {error}", stacklevel=2)
+            if folder.exists():  # else a run that is going on has deleted it by now
+                warnings.warn(f"skipped a damaged checkpoint: {error}", stacklevel=2)
     return None
+
+
+def best_checkpoint(folders: list[Path]) -> Path | None:
+    """Return the one of these checkpoints with the lowest validation loss; None where none was evaluated."""
+    losses = {}
+    for folder in folders:
+        with contextlib.suppress(ValueError, OSError, AttributeError):  # a damaged one has no loss
+            if (loss := read_state(folder).get("validation_loss")) is not None:
+                losses[folder] = loss
+    return min(losses, key=losses.get, default=None)
 
 # %% ../notebooks/08_training_loop.ipynb #39bef012
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
@@ -257,8 +318,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     Chapter: :doc:`/notebooks/08_training_loop`
     """
     folder = Path(folder)
-    verify_checkpoint(folder)
-    if optimizer is not None and not (folder / "optimizer.safetensors").is_file():
+    manifest = verify_checkpoint(folder)
+    if optimizer is not None and "optimizer.safetensors" not in manifest:
         raise ValueError(
             f"{folder} has weights and no optimizer state: it can be used, but not trained further"
         )
@@ -267,15 +328,20 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         if optimizer is not None:
             load_optimizer_tensors(optimizer, load_file(folder / "optimizer.safetensors"))
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{folder} does not fit this model: {error}") from None
-    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        raise ValueError(
+            f"{folder} does not fit this model: {error}; it belongs to another run, so move it there"
+        ) from None
+    return read_state(folder)
 
 
 def load_run(run: str | os.PathLike) -> tuple[GPT, dict]:
-    """Load the model of a run directory at its newest valid checkpoint.
+    """Load the model of a run directory at its newest valid checkpoint. A run that is going on is not disturbed.
+
+    Args:
+        run: the run directory; or one of its checkpoints, `RUN/checkpoints/step_NNNNNN`.
 
     Returns:
-        The model, in fp32, on the CPU and in eval mode; and what `config.json` holds.
+        The model, in fp32, on the CPU and in eval mode; and what `config.json` holds, with the `checkpoint` beside it.
 
     Raises:
         FileNotFoundError: `run` is no run directory, or has no valid checkpoint.
@@ -283,7 +349,8 @@ def load_run(run: str | os.PathLike) -> tuple[GPT, dict]:
 
     Chapter: :doc:`/notebooks/08_training_loop`
     """
-    path = Path(run, "config.json")
+    given = Path(run).resolve() if Path(run, MANIFEST).is_file() else None
+    path = Path(run if given is None else given.parents[1], "config.json")
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a run directory: {path} is missing; check the path")
     try:
@@ -291,19 +358,79 @@ def load_run(run: str | os.PathLike) -> tuple[GPT, dict]:
         model = GPT(GPTConfig(**config["model"]))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); repeat the command that made the run") from None
-    folder = latest_checkpoint(run)
-    if folder is None:
-        raise FileNotFoundError(f"{run} has no valid checkpoint; train it first: gpt2 train --out {run}")
-    load_checkpoint(folder, model)
-    return model.eval(), config
+    while folder := given or latest_checkpoint(run):
+        try:
+            load_checkpoint(folder, model)
+            return model.eval(), {**config, "checkpoint": str(folder)}
+        except FileNotFoundError:
+            if given or folder.exists():
+                raise
+            # Else a run that is going on has deleted it by now, and has a newer one.
+    raise FileNotFoundError(f"{run} has no valid checkpoint; train it first: gpt2 train --out {run}")
 
 
-def prune_checkpoints(newest: Path, keep_last: int) -> None:
-    """Delete what stands beside the checkpoint `newest`, except the `keep_last - 1` before it.
+def prune_checkpoints(newest: Path, keep_last: int, keep_best: bool = False) -> None:
+    """Delete what stands beside the checkpoint `newest`, except the `keep_last - 1` before it, and the best of them all.
 
     That is: older checkpoints, what interrupted saves left behind, and damaged checkpoints of later steps.
     """
     folders = checkpoint_folders(newest.parent.parent)
-    kept = folders[folders.index(newest) :][:keep_last]
-    for folder in {*folders, *newest.parent.glob("*.tmp")} - {*kept}:
-        shutil.rmtree(folder)
+    valid = folders[folders.index(newest) :]
+    kept = {*valid[:keep_last], best_checkpoint(valid) if keep_best else None}
+    for folder in {*folders, *newest.parent.glob("*.tmp")} - kept:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            warnings.warn(f"{folder} could not be deleted: {error}", stacklevel=2)
+
+# %% ../notebooks/08_training_loop.ipynb #ae2d5765
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Hold a run directory, so that no second process writes into it.
+
+    The operating system holds the lock for the process, and lets go of it when the process ends, however it ends.
+    The file `lock` stays; in it stands who has the lock.
+
+    Raises:
+        ValueError: another process holds it; the message says which.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / "lock", "a+b", buffering=0) as file:
+        if not _try_lock(file.fileno()):
+            time.sleep(0.1)  # it may be writing its name
+            file.seek(0)
+            raise ValueError(
+                f"{run} is being trained by {file.read().decode() or 'another process'}; wait for it, stop it, "
+                "or choose another --out"
+            )
+        try:
+            with writing(run / "lock"):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Ask the system for the lock of an open file; whether it was free. It is given back when the file is closed."""
+    try:
+        import fcntl
+    except (
+        ImportError
+    ):  # Windows, which locks a range of bytes; this one is beyond the text, which stays readable
+        import msvcrt
+
+        os.lseek(descriptor, 2**30, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # some network disks have no locks
+        warnings.warn(f"this disk has no locks ({error}): start no second process on this run", stacklevel=3)
+    return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import json
 import math
 import os
@@ -18,7 +19,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -80,7 +80,8 @@ class TrainConfig:
     eval_tokens: int = 32768  # validation tokens that an evaluation reads
     sample_interval: int = 500  # steps between samples of text; 0 turns them off
     checkpoint_interval: int = 250  # steps between checkpoints; 0: only one, at the end
-    keep_last: int = 2  # checkpoints that are kept
+    keep_last: int = 2  # checkpoints that are kept, the newest ones
+    keep_best: bool = True  # keep the checkpoint with the lowest validation loss, too
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     dtype: str = "auto"  # auto, float32, bfloat16 or float16
     compile: bool | None = None  # torch.compile; None: on CUDA only
@@ -302,8 +303,11 @@ def evaluate_loss(
     return total.item() / len(windows)
 
 # %% ../notebooks/08_training_loop.ipynb #acb39f9e
-def open_ledger(path: Path, start: int) -> TextIO:
-    """Open `ledger.jsonl` to append to, without the lines that a run resumed after `start` steps writes again."""
+def open_ledger(path: Path, start: int) -> io.FileIO:
+    """Open `ledger.jsonl` to append to, without the lines that a run resumed after `start` steps writes again.
+
+    What is written is with the system at once: a killed process loses no line.
+    """
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if start and path.exists() else ():
         try:
@@ -313,13 +317,13 @@ def open_ledger(path: Path, start: int) -> TextIO:
         if entry["step"] < start or (entry["step"] == start and entry["kind"] != "step"):
             kept.append(line + "\n")
     atomic_write(path, "".join(kept))
-    return open(path, "a", encoding="utf-8")
+    return open(path, "ab", buffering=0)
 
 
 # A run may be resumed with other values of these: they do not change what is computed. The corpus counts by its
 # checksum, the preset by the values it sets, the batch by its size over all micro-batches and processes.
 FREE = {"preset", "corpus", "batch_size", "grad_accum_steps", "out", "eval_interval", "eval_tokens", "sample_interval",
-        "checkpoint_interval", "keep_last", "device", "compile", "fsdp", "extend"}  # fmt: skip
+        "checkpoint_interval", "keep_last", "keep_best", "device", "compile", "fsdp", "extend"}  # fmt: skip
 
 
 def _identity(config: TrainConfig, corpus: Corpus, world_size: int) -> dict:
@@ -336,6 +340,8 @@ def _check_resume(path: Path, identity: dict, extend: bool) -> None:
     """Raise ValueError if the run described in `path` was made with other settings."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        # A field that this gpt2lib added since then had its default.
+        earlier = {f.name: f.default for f in fields(TrainConfig)} | earlier
         different = [name for name in identity if earlier[name] != identity[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); restore it, or choose another --out") from None
@@ -373,19 +379,30 @@ def _header(
 
 # %% ../notebooks/08_training_loop.ipynb #3ba5841d
 @contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Within the context, the first SIGTERM or Ctrl-C goes into the list; a second one acts as it always does."""
+def stop_signals(together: float = 0.0) -> Iterator[list[int]]:
+    """Within the context, the first SIGTERM or Ctrl-C goes into the list; a second one acts as it always does.
+
+    Those that come within `together` seconds count as one: `torchrun` repeats what the terminal sends.
+    """
     caught: list[int] = []
     in_main = threading.current_thread() is threading.main_thread()  # only there a handler can be set
     previous = {s: signal.getsignal(s) or signal.SIG_DFL for s in (signal.SIGINT, signal.SIGTERM) if in_main}
+    until = 0.0
 
     def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
     def catch(number: int, frame: object) -> None:
+        nonlocal until
+        if not caught:
+            until = time.monotonic() + together
+            os.write(2, b"\nfinishing this step and saving it; the same signal again ends at once\n")
         caught.append(number)
-        restore()
+        if not together or time.monotonic() > until:
+            restore()
+        if len(caught) > 1 and time.monotonic() > until:
+            signal.raise_signal(number)
 
     try:
         for number in previous:
@@ -400,9 +417,11 @@ from gpt2lib.checkpoint import (
     checkpoint_folders,
     latest_checkpoint,
     load_checkpoint,
+    lock_run,
     prune_checkpoints,
     save_checkpoint,
     unwrap,
+    writing,
 )
 
 # %% ../notebooks/08_training_loop.ipynb #8609f959
@@ -421,7 +440,9 @@ def train(config: TrainConfig, on_line: Callable[[dict], None] | None = None) ->
 
     Raises:
         FileNotFoundError: there is no such corpus.
-        ValueError: the corpus is too short, the device cannot be used, or the run directory holds another run.
+        ValueError: the corpus is too short, the device cannot be used, the run directory holds another run, or
+            another process trains it.
+        OSError: a file cannot be read or written; what was saved before is as it was.
         FloatingPointError: the loss or the gradient is not finite; the weights are left as they were.
 
     Chapter: :doc:`/notebooks/08_training_loop`
@@ -446,8 +467,9 @@ def train(config: TrainConfig, on_line: Callable[[dict], None] | None = None) ->
             dist.init_process_group("gloo")
     if device.type == "cpu":
         keep_freed_memory()
-    with stop_signals() as caught:
-        _train(config, device, rank, world_size, caught, on_line)
+    with contextlib.ExitStack() as held:  # all that is given back at the end, however it comes
+        caught = held.enter_context(stop_signals(together=2.0 if world_size > 1 else 0.0))
+        _train(config, device, rank, world_size, caught, held, on_line)
     if world_size > 1:  # not after an error: to say goodbye to a process that has died may take forever
         dist.destroy_process_group()
     return Path(config.out)
@@ -459,13 +481,12 @@ def _train(
     rank: int,
     world_size: int,
     caught: list[int],
+    held: contextlib.ExitStack,
     on_line: Callable[[dict], None] | None,
 ) -> None:
     run, shape, first = Path(config.out), config.model, rank == 0
     corpus, encoding = load_corpus(config.corpus), get_tokenizer(config.tokenizer)
     identity = _identity(config, corpus, world_size)
-    if (run / "config.json").exists():
-        _check_resume(run / "config.json", identity, config.extend)
     tokens = corpus.tokens("train", config.tokenizer)
     validation = corpus.tokens("validation", config.tokenizer)
     try:
@@ -473,6 +494,10 @@ def _train(
     except ValueError as error:
         raise ValueError(f"{corpus.name}: {error} (B is --batch-size, T is --block-size)") from None
     eval_tokens = evaluation_windows(validation, shape.block_size, config.eval_tokens)[:, 1:].size
+    if first:
+        held.enter_context(lock_run(run))
+    if (run / "config.json").exists():
+        _check_resume(run / "config.json", identity, config.extend)
 
     torch.manual_seed(config.seed)
     if device.type == "cuda":
@@ -503,7 +528,6 @@ def _train(
     if world_size > 1 and not split:
         model = DistributedDataParallel(model)
     if first:
-        run.mkdir(parents=True, exist_ok=True)
         settings = {"train": asdict(config), "model": asdict(shape), "tokenizer": config.tokenizer}
         atomic_write(run / "config.json", json.dumps({**settings, "identity": identity}, indent=1) + "\n")
 
@@ -516,8 +540,10 @@ def _train(
         def log(kind: str, step: int, **values) -> None:
             if first:
                 line = {"kind": kind, "step": step, **values}
-                ledger.write(json.dumps(line) + "\n")
-                ledger.flush()
+                data = (json.dumps(line) + "\n").encode()
+                with writing(run / "ledger.jsonl"):
+                    while data:
+                        data = data[ledger.write(data) :]
                 if on_line is not None:
                     on_line(line)
 
@@ -529,8 +555,9 @@ def _train(
         def due(interval: int, step: int) -> bool:
             return interval > 0 and (step % interval == 0 or step == config.max_steps)
 
-        def report(step: int) -> None:
-            """Evaluate and sample, on the weights after `step` steps."""
+        def report(step: int) -> float | None:
+            """Evaluate and sample, on the weights after `step` steps; the validation loss, where it was due."""
+            loss = None
             if due(config.eval_interval, step):
                 share = (config.batch_size, rank, world_size)
                 with autocast, uncompiled():
@@ -547,6 +574,7 @@ def _train(
                 raw.train()
                 text = encoding.decode([i for i in ids if i < encoding.n_vocab])  # no padding
                 log("sample", step, text=text)
+            return loss
 
         if first and ledger.tell() == 0:
             log("header", 0, **_header(config, corpus, raw, loader, device))
@@ -588,15 +616,16 @@ def _train(
             bar.update()
 
             done, stop = step + 1, _any_stopped(caught, world_size, device)
-            report(done)
+            validation_loss = report(done)
             if stop or done == config.max_steps or due(config.checkpoint_interval, done):
-                state = {"step": done, "scaler": scaler.state_dict()}
+                state = {"step": done, "scaler": scaler.state_dict(), "validation_loss": validation_loss}
                 folder = run / "checkpoints" / f"step_{done:06d}"
                 if first:
-                    os.fsync(ledger.fileno())
+                    with writing(run / "ledger.jsonl"):
+                        os.fsync(ledger.fileno())
                 save_checkpoint(folder, model, optimizer, state, first=first)
                 if first:
-                    prune_checkpoints(folder, config.keep_last)
+                    prune_checkpoints(folder, config.keep_last, config.keep_best)
             if stop:
                 if not quiet:
                     bar.write(f"stopped after step {done}, saved; the same command goes on from there")

@@ -1,69 +1,23 @@
-"""A run may be killed, resumed, moved and watched, and comes out the same."""
+"""A run may be resumed, moved, divided and watched, and comes out the same."""
 
-import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from small_runs import TRAIN, ledger, small, start, tensors, write_corpus
 
-from gpt2lib import TrainConfig, load_corpus, train
-from gpt2lib.checkpoint import checkpoint_folders, latest_checkpoint, load_run, verify_checkpoint
-
-TRAIN = """
-import json, sys
-from gpt2lib import TrainConfig, train
-
-if __name__ == "__main__":
-    train(TrainConfig(**json.loads(sys.argv[1])))
-"""
-DIE = """
-import json, os, signal, sys
-import gpt2lib.checkpoint as checkpoint
-from gpt2lib import TrainConfig, train
-
-left = int(sys.argv[2])
-
-
-def counted(function):
-    def call(*args, **kwargs):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-
-    return call
-
-
-for module, names in ((checkpoint, ("sync", "digest", "save_file")), (os, ("replace", "mkdir", "unlink", "rmdir"))):
-    for name in names:
-        setattr(module, name, counted(getattr(module, name)))
-train(TrainConfig(**json.loads(sys.argv[1])))
-"""
+from gpt2lib import train
+from gpt2lib.checkpoint import checkpoint_folders, latest_checkpoint, load_run
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("corpus") / "hamlet.txt"
-    path.write_text("".join(load_corpus().train[0].splitlines(keepends=True)[:400]), encoding="utf-8")
-    return str(path)
-
-
-def small(corpus: str, out: Path, **changes) -> TrainConfig:
-    settings = dict(
-        tokenizer="bytes", block_size=16, n_layer=2, n_head=2, n_embd=12, batch_size=4, grad_accum_steps=1,
-        max_steps=20, warmup_steps=3, eval_interval=5, eval_tokens=64, sample_interval=10, checkpoint_interval=2,
-        device="cpu",
-    )  # fmt: skip
-    return TrainConfig(corpus=corpus, out=str(out), **{**settings, **changes})
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "hamlet.txt")
 
 
 @pytest.fixture(scope="module")
@@ -73,56 +27,6 @@ def whole(corpus, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     train(small(corpus, out))
     return out
-
-
-def start(code: str, config: TrainConfig, *words: str) -> subprocess.Popen:
-    script = Path(config.out).parent / "script.py"
-    script.write_text(code)
-    command = [sys.executable, str(script), json.dumps(asdict(config)), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
-
-
-def tensors(run: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in latest_checkpoint(run).glob("*.safetensors")}
-
-
-def ledger(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in Path(run, "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert lines[0]["kind"] == "header"
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines[1:]]
-
-
-@pytest.mark.parametrize("operation", [2, 9, 23, 48, 77, 111])
-def test_a_run_killed_at_any_operation_ends_as_if_it_had_not_been(corpus, whole, tmp_path, operation):
-    config = small(corpus, tmp_path / "run")
-    process = start(DIE, config, str(operation))
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "error", UserWarning
-        )  # a killed save leaves nothing that looks like a checkpoint
-        train(config)
-    assert tensors(config.out) == tensors(whole)
-    assert ledger(config.out) == ledger(whole)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_exits_with_0(corpus, tmp_path, number):
-    config = small(
-        corpus, tmp_path / "run", max_steps=10**6, eval_interval=0, sample_interval=0, checkpoint_interval=0
-    )
-    process = start(TRAIN, config)
-    path = Path(config.out, "ledger.jsonl")
-    while process.poll() is None and (not path.exists() or path.stat().st_size < 3000):
-        time.sleep(0.01)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    assert latest_checkpoint(config.out).name == f"step_{ledger(config.out)[-1]['step'] + 1:06d}"
 
 
 @pytest.mark.parametrize(
@@ -180,41 +84,11 @@ def test_resuming_with_what_would_change_the_result_is_refused(corpus, whole, ch
     assert name in str(error.value)
 
 
-def truncate(folder: Path):
-    path = folder / "optimizer.safetensors"
-    path.write_bytes(path.read_bytes()[:-9])
-
-
 def flip(folder: Path):
     path = folder / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-
-
-DAMAGES = {
-    "truncated": truncate,
-    "bit flipped": flip,
-    "file missing": lambda folder: (folder / "state.json").unlink(),
-    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
-    "manifest empty": lambda folder: (folder / "manifest.json").write_text("{}"),
-    "manifest no JSON": lambda folder: (folder / "manifest.json").write_text("{"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(corpus, whole, tmp_path, damage):
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    newest, before = checkpoint_folders(run)[:2]
-    DAMAGES[damage](newest)
-    with pytest.raises((ValueError, FileNotFoundError), match=newest.name):
-        verify_checkpoint(newest)
-    with pytest.warns(UserWarning, match=newest.name):
-        assert latest_checkpoint(run) == before
-    with pytest.warns(UserWarning):
-        train(small(corpus, run))
-    assert tensors(run) == tensors(whole) and ledger(run) == ledger(whole)
 
 
 def test_an_altered_checkpoint_is_not_loaded(whole, tmp_path):
