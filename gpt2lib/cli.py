@@ -56,17 +56,13 @@ class Evaluate:
     Chapter: :doc:`/notebooks/A3_command_line`
     """
 
-    checkpoint: str = str(
-        NANO
-    )  # a run directory, a folder in Hugging Face layout, a single file, or gpt2 … gpt2-xl
+    checkpoint: str = str(NANO)  # a run, a Hugging Face folder, a single file, or gpt2 … gpt2-xl
     corpus: str | None = None  # a corpus name or file; the run's own by default
     tokens: int | None = None  # how many held-out tokens to score; all by default
     stride: int | None = None  # tokens between two windows; half of the longest sequence by default
     batch_size: int = 4  # windows at a time; it changes the time and not the result
     hellaswag: str | None = None  # a file of HellaSwag questions, or "download"
-    recite: int = (
-        0  # tokens in each of four texts that the model writes, looked up in its training text; 0: none
-    )
+    recite: int = 0  # tokens in each of four texts to write and look up in the training text
     json: bool = False  # print one JSON object and nothing else
 
     def run(self) -> None:

@@ -142,7 +142,7 @@ def build_demo(checkpoint: str | os.PathLike = NANO) -> gradio.Blocks:
     with gr.Blocks(title="GPT-2 completes text", analytics_enabled=False) as demo:
         gr.Markdown(
             f"# GPT-2 completes text\n"
-            f"A model of {size:.1f} million parameters, trained on *{config['train']['corpus']}*. "
+            f"A model of {size:.1f} million parameters, trained on *{config['train']['corpus'] or 'other text'}*. "
             "It continues a text in the manner of what it has read. It knows no facts and does not answer questions."
         )
         prompt = gr.Textbox(

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import gpt2lib.evaluate
 from gpt2lib import GPT, GPTConfig, load_corpus
 from gpt2lib.checkpoint import NANO, load_run
 from gpt2lib.cli import main
+from gpt2lib.demo import build_demo
 from gpt2lib.evaluate import (
     ITEMS,
     ending_losses,
@@ -28,6 +30,7 @@ from gpt2lib.evaluate import (
     recited,
     token_losses,
 )
+from gpt2lib.pretrained import convert
 from gpt2lib.tokenizer import get_tokenizer
 
 
@@ -230,3 +233,16 @@ def test_eval_command_takes_models_from_elsewhere(tmp_path, nano):
     for words in ("--tokens 0", "--stride 257", "--batch-size 0", "--recite -1", "--hellaswag nowhere.jsonl"):
         code, _, err = gpt2(f"eval --tokens 40 {words}")
         assert code == 2 and "Traceback" not in err and words.split()[-1] in err, words
+
+
+@pytest.mark.parametrize("command", ["eval", "convert"])
+def test_every_flag_is_explained(command):
+    code, page, _ = gpt2(f"{command} --help")
+    assert code == 0 and "--checkpoint STR" in page
+    assert not re.search(r"--[\w-]+ \S+\s+\(default:", page), page
+
+
+def test_a_converted_run_can_be_shown_in_the_demo(tmp_path):
+    convert(NANO, tmp_path / "nano.safetensors")
+    convert(tmp_path / "nano.safetensors", tmp_path / "run", run=True)
+    assert "other text" in json.dumps(build_demo(tmp_path / "run").get_config_file())
