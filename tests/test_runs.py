@@ -52,6 +52,12 @@ def test_ledgers_of_another_recipe_are_refused(tmp_path):
         ablations.collect(tmp_path, TINY, seeds=(5,))
 
 
+def test_the_shipped_evaluations_are_those_of_the_ledgers():
+    assert ablations.collect(ablations.LEDGERS, ablations.RECIPE) == ablations.ASSET.read_text(
+        encoding="utf-8"
+    )
+
+
 def test_variants_differ_from_the_model_in_one_thing():
     config = GPTConfig(block_size=7, vocab_size=50, n_layer=3, n_head=2, n_embd=12)
     idx = torch.randint(50, (4, 7))
@@ -112,6 +118,11 @@ def test_gpu_run_records_what_does_not_fit(tmp_path, monkeypatch):
     assert gpu_run.train_until(fields, tmp_path, math.inf)
     assert json.loads((tmp_path / "batch.json").read_text()) == {"batch_size": 2, "grad_accum_steps": 4}
     assert read_ledger(tmp_path / "train").header["tokens_per_step"] == 192  # as many as before
+
+
+def test_gpu_run_records_a_measurement_that_dies_or_hangs():
+    assert "exit status 2" in gpu_run.in_a_process_of_its_own(["--row", "no JSON"], seconds=60)["error"]
+    assert gpu_run.in_a_process_of_its_own(["--rehearse"], seconds=0.1)["error"] == "not done after 0 s"
 
 
 def test_gpu_run_without_a_gpu_says_what_to_do():

@@ -7,7 +7,7 @@ Needs a CUDA build of torch, numpy, safetensors, tiktoken and tqdm, and this sou
 nothing is downloaded. Each call works for at most nine minutes, saves, and ends with exit status 0; the next one goes
 on. In runs/gpu it leaves `train/` (a run directory: 5000 steps of the preset gpt2 on the default corpus, the samples
 in its ledger), `sweep.jsonl` (throughput by speed-up and by batch), `profile.json` and `report.md`. All but
-`train/checkpoints` is small.
+`train/checkpoints` is small. Chapter 9 replays the run once `train/ledger.jsonl` stands in gpt2lib/assets/gpt2/.
 """
 
 from __future__ import annotations
