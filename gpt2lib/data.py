@@ -252,10 +252,11 @@ def open_shard(path: str | os.PathLike) -> np.memmap:
     return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES)  # (N,)
 
 
-class TokenRow:
+class TokenRow(np.lib.mixins.NDArrayOperatorsMixin):
     """Shards as one row of ids, (N,) uint16: a slice reads what it covers from the disk, and nothing else.
 
-    Where a slice lies in one shard it is a view; across a border it is a copy of the two ends.
+    Where a slice lies in one shard it is a view; across a border it is a copy of the two ends. Whatever else one does
+    with an array works too, and reads all of it.
 
     Args:
         shards: rows of ids, in order; at least one.
@@ -272,13 +273,13 @@ class TokenRow:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: int | slice) -> np.ndarray:
-        if not isinstance(index, slice):
+    def __getitem__(self, index):
+        if isinstance(index, (int, np.integer)):
             at = range(len(self))[index]
             return self[at : at + 1][0]
-        start, stop, step = index.indices(len(self))
-        if step != 1:
-            raise ValueError(f"a row of shards is read forwards, one by one; got a step of {step}")
+        if not isinstance(index, slice) or index.step not in (None, 1):
+            return np.asarray(self)[index]
+        start, stop, _ = index.indices(len(self))
         pieces = []
         shard = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:
@@ -289,6 +290,10 @@ class TokenRow:
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.concatenate(self.shards).astype(dtype or self.dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        arrays = [np.asarray(value) if isinstance(value, TokenRow) else value for value in inputs]
+        return getattr(ufunc, method)(*arrays, **kwargs)
 
 # %% ../notebooks/06_data_loader.ipynb #8b862ea4
 @dataclass(frozen=True)

@@ -240,10 +240,8 @@ class _Files:
         for i in range(first, len(self.readers)):
             split = "train"
             for n, piece in enumerate(self.readers[i]()):
-                if piece.begins:
-                    held = n + i > 0 and _held_out(
-                        piece.text, self.share
-                    )  # the first document is always trained on
+                if piece.begins:  # the first document is always trained on
+                    held = n + i > 0 and _held_out(piece.text, self.share)
                     split = piece.split or ("validation" if held else "train")
                 if i > first or n >= done:
                     self.place, self.read = [i, n + 1], sum(self.sizes[:i]) + piece.read
@@ -544,9 +542,7 @@ def _fill(
 ) -> None:
     place = folder.parts[-1]["place"] if folder.parts else None
     batches = _batches(source, place, min(BLOCK, 4 * folder.settings["shard_tokens"]))
-    waiting: deque = (
-        deque()
-    )  # in the order of the source, so that the result does not depend on the number of threads
+    waiting: deque = deque()  # what was handed out, in the order of the source
     with (
         tqdm(total=source.total, unit="B", unit_scale=True, disable=not progress) as bar,
         ThreadPoolExecutor(workers) as pool,
