@@ -57,7 +57,7 @@ class Evaluate:
     """
 
     checkpoint: str = str(NANO)  # a run, a Hugging Face folder, a single file, or gpt2 … gpt2-xl
-    corpus: str | None = None  # a corpus name or file; the run's own by default
+    corpus: str | None = None  # a corpus name, file or prepared folder; the run's own by default
     tokens: int | None = None  # how many held-out tokens to score; all by default
     stride: int | None = None  # tokens between two windows; half of the longest sequence by default
     batch_size: int = 4  # windows at a time; it changes the time and not the result
@@ -134,9 +134,8 @@ def main(args: list[str] | None = None) -> None:
     except ImportError:
         sys.exit("the command line needs tyro: pip install tyro")
     name = tyro.conf.subcommand
-    data = (
-        Annotated[PrepareConfig, name("prepare")] | Annotated[None, tyro.conf.Suppress]
-    )  # a choice needs two
+    alone = Annotated[None, tyro.conf.Suppress]  # a choice needs two
+    data = Annotated[PrepareConfig, name("prepare")] | alone
     commands = (
         Annotated[data, name("data", description="Turn a corpus of any size into shards of tokens.")]
         | Annotated[TrainConfig, name("train")]
