@@ -1,4 +1,4 @@
-"""The demo: python app.py [--checkpoint DIR] [--host HOST] [--port PORT]"""
+"""The demo: python app.py [--checkpoint DIR ...] [--pretrained gpt2] [--host HOST] [--port PORT] [--root-path PATH]"""
 
 from gpt2lib.demo import main
 

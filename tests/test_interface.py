@@ -11,7 +11,7 @@ import torch
 import gpt2lib
 from gpt2lib import GPT, DataLoaderLite, GPTConfig, TrainConfig, generate, get_lr, load_corpus, stream
 from gpt2lib.checkpoint import NANO, latest_checkpoint, load_checkpoint, load_run
-from gpt2lib.demo import build_demo, generate_text
+from gpt2lib.demo import generate_text, load_models
 from gpt2lib.tokenizer import get_tokenizer, read_asset
 
 SMALL = GPTConfig(block_size=8, vocab_size=50, n_layer=1, n_head=2, n_embd=6)
@@ -79,7 +79,7 @@ import gpt2lib.train, gpt2lib.cli, gpt2lib.demo
             ["nan"],
         ),
         (lambda: generate(GPT(SMALL), torch.zeros(1, 2, dtype=torch.long), 2, top_p=1.5), ["top_p=1.5"]),
-        (lambda: generate_text("x" * 5000), ["5000", "4000"]),
+        (lambda: generate_text("x" * 5000), ["too long", "4000"]),
         (lambda: generate_text("x", temperature=float("nan")), ["temperature", "nan", "2"]),
         (lambda: get_tokenizer("gpt4"), ["gpt4", "gpt2", "bytes"]),
     ],
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_corpus_is_refused(tmp_path, name, data, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize("call", [load_corpus, load_run, GPT.from_pretrained, build_demo])
+@pytest.mark.parametrize("call", [load_corpus, load_run, GPT.from_pretrained, lambda path: load_models([path])])
 def test_a_path_that_is_missing_is_named(tmp_path, call):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         call(tmp_path / "nowhere")
