@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLES', 'LIMITS', 'PATIENCE', 'STYLE', 'VIEW', 'HINTS', 'ENDS', 'OPEN', 'POLICY', 'Limits', 'Settings', 'number',
            'plain_text', 'Service', 'Decoder', 'follow', 'generate_text', 'load_models', 'shipped', 'record',
            'read_record', 'pieces', 'tokens_view', 'attention_view', 'memory_view', 'safe', 'told_apart', 'build_demo',
-           'from_link', 'Guard', 'reply', 'replay', 'watched', 'launch_settings', 'serve', 'main']
+           'typed_seed', 'from_link', 'Guard', 'reply', 'replay', 'watched', 'launch_settings', 'serve', 'main']
 
 # %% ../notebooks/13_demo.ipynb #27ce5d46
 import asyncio
@@ -529,6 +529,7 @@ STYLE = """
 .hint { margin: 0.4rem 0; }
 .tokens button { all: unset; cursor: pointer; white-space: pre-wrap; border-radius: 3px;
   background: color-mix(in srgb, #2563eb calc(var(--w) * 55%), transparent); }
+.dark .tokens button { background: color-mix(in srgb, #3b82f6 calc(var(--w) * 55%), transparent); }
 .tokens button.asked { border-bottom: 2px dotted currentColor; }
 .tokens button:focus-visible, .tokens button.chosen { outline: 2px solid #c2410c; outline-offset: 1px; }
 .dark .tokens button:focus-visible, .dark .tokens button.chosen { outline-color: #fdba74; }
@@ -542,7 +543,7 @@ STYLE = """
 """
 
 VIEW = """
-const percent = (p) => p === null ? "" : p >= 0.0995 ? Math.round(100 * p) + " %" : (100 * p).toPrecision(1 + (p >= 0.00995)) + " %";
+const percent = (p) => p === null ? "" : p === 0 ? "< 0.001 %" : p >= 0.0995 ? Math.round(100 * p) + " %" : (100 * p).toPrecision(1 + (p >= 0.00995)) + " %";
 const visible = (t) => t.replaceAll("\\n", "↵").replaceAll("\\t", "⇥");
 const named = (t) => "“" + visible(t) + "”";
 function make(tag, className, text) {
@@ -564,6 +565,7 @@ function show() {
   box.append(make("p", "hint", view.hint));
   const text = make("div", "text tokens"), detail = make("div", "detail");
   detail.setAttribute("aria-live", "polite");
+  for (const name of ["kind", "layer", "head"]) if (view[name]) text.dataset[name] = view[name];
   box.append(text, detail);
   if (view.kind === "memory") return remember(view, text);
   const n = view.tokens.length;
@@ -582,11 +584,12 @@ function show() {
     return button;
   });
   function choose(t) {
+    const most = weights ? Math.max(...weights.subarray(t * (t + 1) / 2, (t + 1) * (t + 2) / 2)) / 255 : 1;
     buttons.forEach((button, s) => {
       button.classList.toggle("chosen", s === t);
       button.setAttribute("aria-pressed", s === t);
       button.tabIndex = s === t ? 0 : -1;
-      if (weights) button.style.setProperty("--w", s <= t ? Math.sqrt(weight(t, s)) : 0);
+      if (weights) button.style.setProperty("--w", s <= t ? Math.sqrt(weight(t, s) / most) : 0);
     });
     detail.replaceChildren();
     const table = make("table");
@@ -636,9 +639,9 @@ watch("value", show);
 show();
 """
 HINTS = {
-    "tokens": "Each token as GPT-2 splits the text, the darker the likelier it was; choose one, with the mouse or the "
-    "arrow keys, to see what else the model considered.",
-    "attention": "Choose a token, or point at one: the darker another token, the more this head takes from it.",
+    "tokens": "Each token as GPT-2 splits the text, its colour the stronger, the likelier it was; choose one, with the "
+    "mouse or the arrow keys, to see what else the model considered.",
+    "attention": "Choose a token, or point at one: the stronger the colour of another, the more this head takes from it.",
     "memory": "{share:.0%} of the continuation stands word for word in the training text, in runs of {least} tokens or "
     "more: these are underlined, with the work that they come from.",
 }
@@ -723,6 +726,7 @@ def build_demo(service: Service | None = None) -> "gradio.Blocks":
         """What the page shows while a text is continued: result, status, record, view."""
         try:
             service.admit(client(request))
+            seed = typed_seed(seed)
             settings = service.check(prompt, length, temperature, top_k, top_p, seed, model)
             begun, cleared = time.monotonic(), {}
             async for text, ticket in follow(service, settings, request.session_hash or ""):
@@ -751,6 +755,7 @@ def build_demo(service: Service | None = None) -> "gradio.Blocks":
             values = from_link(service, given)
         except (Refused, ValueError) as error:
             raise refusal(Refused(f"the link does not work: {error}")) from None
+        values[5] = str(values[5])  # the seed, as it is typed
         yield [*values, *nothing[7:]]
         async for frame in answer(*values, request):
             yield [*nothing[:7], *frame]
@@ -854,12 +859,13 @@ def build_demo(service: Service | None = None) -> "gradio.Blocks":
                 info="Draw from the likeliest tokens that together have this probability; 1 is off.",
                 elem_id="top_p",
             )
-            seed = gr.Number(
-                None,
+            seed = gr.Textbox(
+                "",
                 label="Seed",
-                precision=0,
+                max_length=10,
+                max_lines=1,
                 elem_id="seed",
-                info="The same seed gives the same text; empty: another one each time.",
+                info="A whole number: the same seed gives the same text; empty: another one each time.",
             )
             model = gr.Dropdown(
                 list(service.models),
@@ -896,10 +902,33 @@ def build_demo(service: Service | None = None) -> "gradio.Blocks":
         buttons["tokens"].click(look_at_tokens, kept, [view, choice], **private)
         buttons["memory"].click(look_at_memory, kept, [view, choice], **private)
         asked = [buttons["attention"].click, layer.input, head.input]
-        gr.on(asked, look_at_attention, [kept, layer, head], [view, choice], **private)
+        gr.on(
+            asked,
+            look_at_attention,
+            [kept, layer, head],
+            [view, choice],
+            trigger_mode="always_last",
+            **private,
+        )
         gr.api(generate, api_name="generate", concurrency_limit=None)
     demo.service = service
     return demo.queue(max_size=2 * (limits.rows + limits.waiting))
+
+
+def typed_seed(seed):
+    """The seed in a text field: None if it is empty.
+
+    Raises:
+        Refused: it is no whole number.
+
+    Chapter: :doc:`/notebooks/13_demo`
+    """
+    if not isinstance(seed, str):
+        return seed
+    try:
+        return int(seed) if seed.strip() else None
+    except ValueError:
+        raise Refused(f"seed is {reprlib.repr(seed)}; it must be a whole number, or empty") from None
 
 
 def from_link(service: Service, given: dict[str, str]) -> list:
@@ -1119,6 +1148,14 @@ def launch_settings(demo, host: str = "127.0.0.1", port: int | None = None, root
     theme = gr.themes.Default(
         font=fonts, font_mono=["ui-monospace", "Consolas", "monospace"], primary_hue="blue"
     )
+    readable = dict.fromkeys(
+        ("body_text_color_subdued", "block_info_text_color", "block_label_text_color"), "#52525b"
+    )
+    readable |= {f"{name}_dark": "#d4d4d8" for name in readable}
+    blue = dict.fromkeys(
+        ("button_primary_background_fill", "button_primary_background_fill_dark"), "*primary_700"
+    )
+    theme.set(**readable, **blue)
     limits = demo.service.limits
     return dict(
         server_name=host,

@@ -18,7 +18,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt2lib import GPT, GPTConfig
 from gpt2lib.checkpoint import NANO, load_run
 from gpt2lib.demo import (
     Decoder,
@@ -27,7 +26,6 @@ from gpt2lib.demo import (
     build_demo,
     generate_text,
     launch_settings,
-    load_models,
     shipped,
 )
 from gpt2lib.engine import Engine, Refused, filtered
@@ -162,9 +160,18 @@ def test_half_a_character_is_held_back():
 
 def test_the_folder_for_larger_engines_gives_the_same_text(tmp_path, model):
     page = (ROOT / "book" / "outgrown.md").read_text()
-    assert "gpt2 convert runs/nano exported/nano" in page
+    assert "gpt2 convert --checkpoint runs/nano --out exported/nano" in page
     subprocess.run(
-        [sys.executable, "-m", "gpt2lib", "convert", str(NANO), str(tmp_path / "nano")],
+        [
+            sys.executable,
+            "-m",
+            "gpt2lib",
+            "convert",
+            "--checkpoint",
+            str(NANO),
+            "--out",
+            str(tmp_path / "nano"),
+        ],
         check=True,
         env=ENVIRONMENT,
     )

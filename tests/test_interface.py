@@ -104,7 +104,9 @@ def test_a_file_that_is_no_corpus_is_refused(tmp_path, name, data, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize("call", [load_corpus, load_run, GPT.from_pretrained, lambda path: load_models([path])])
+@pytest.mark.parametrize(
+    "call", [load_corpus, load_run, GPT.from_pretrained, lambda path: load_models([path])]
+)
 def test_a_path_that_is_missing_is_named(tmp_path, call):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         call(tmp_path / "nowhere")
