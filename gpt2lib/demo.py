@@ -134,7 +134,7 @@ class Service:
     """The models that a server offers, each with its engine, and who may ask how often.
 
     Args:
-        models: by name: the model, and the name of the corpus that it was trained on, or None.
+        models: by name: the model, and the corpus that it was trained on: None if that is not known, "" if there is none.
         limits: what is allowed.
 
     Chapter: :doc:`/notebooks/13_demo`
@@ -350,7 +350,7 @@ def load_models(
         name, (model, _) = next(iter(models.items()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            models[f"{name}, untrained"] = (GPT(model.config), None)
+            models[f"{name}, untrained"] = (GPT(model.config), "")
     return models
 
 
@@ -481,7 +481,7 @@ def memory_view(service: Service, settings: Settings, tokens: list[int], least: 
     Chapter: :doc:`/notebooks/13_demo`
     """
     name = settings.model
-    if (corpus := service.models[name][1]) is None:
+    if not (corpus := service.models[name][1]):
         raise Refused(f"the training text of {name} is not here, so nothing can be looked up in it")
     try:
         data, train = _trained_on(corpus)
@@ -695,6 +695,11 @@ def build_demo(service: Service | None = None) -> "gradio.Blocks":
         raise ImportError("the demo needs Gradio: pip install 'gpt2lib[demo]'") from None
     service = service or shipped()
     limits, begin = service.limits, service.defaults()
+    about = [
+        f"*{name}* has {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters and has read "
+        f"{'nothing yet' if corpus == '' else corpus or 'other text'}"
+        for name, (model, corpus) in service.models.items()
+    ]
     first = service.models[begin["model"]][0]
 
     def refusal(error: Refused) -> gr.Error:
@@ -802,7 +807,7 @@ def build_demo(service: Service | None = None) -> "gradio.Blocks":
         gr.Markdown(
             "# GPT-2 completes text\n"
             "It continues a text in the manner of what it has read. It knows no facts and does not answer questions. "
-            "Nothing that you type is stored."
+            f"Nothing that you type is stored. {'; '.join(about)}."
         )
         prompt = gr.Textbox(
             begin["prompt"],

@@ -18,7 +18,7 @@ import gpt2lib.evaluate
 from gpt2lib import GPT, GPTConfig, load_corpus
 from gpt2lib.checkpoint import NANO, load_run
 from gpt2lib.cli import main
-from gpt2lib.demo import build_demo
+from gpt2lib.demo import Service, build_demo, load_models
 from gpt2lib.evaluate import (
     ITEMS,
     ending_losses,
@@ -245,4 +245,6 @@ def test_every_flag_is_explained(command):
 def test_a_converted_run_can_be_shown_in_the_demo(tmp_path):
     convert(NANO, tmp_path / "nano.safetensors")
     convert(tmp_path / "nano.safetensors", tmp_path / "run", run=True)
-    assert "other text" in json.dumps(build_demo(tmp_path / "run").get_config_file())
+    service = Service(load_models([tmp_path / "run"]))
+    assert "other text" in json.dumps(build_demo(service).get_config_file())
+    service.close()
