@@ -65,7 +65,7 @@ class TrainConfig:
     preset: str = field(
         default_factory=lambda: "nano"
     )  # nano, mini, gpt2, gpt2-medium, gpt2-large or gpt2-xl
-    corpus: str = "shakespeare"  # a name, or the path of a UTF-8 text file
+    corpus: str = "shakespeare"  # a name, a UTF-8 text file, or a folder of gpt2 data prepare
     out: str = "runs/nano"  # the run directory; training goes on from what it finds there
     seed: int = 1337  # decides the initial weights, the order of the windows and dropout
     batch_size: int | None = None  # sequences in a micro-batch of one process
