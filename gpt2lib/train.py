@@ -515,12 +515,7 @@ def _train(
     autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     warmup_steps = min(config.warmup_steps, config.max_steps)
-    start = _resume(run, model, optimizer, scaler)
-    if not _same_everywhere(start, world_size, device):
-        raise ValueError(
-            f"process {rank} finds {start} steps in {run}, another one a different number; "
-            "give an --out on a disk that all machines share"
-        )
+    start = _resume(run, model, optimizer, scaler, world_size, device)
     if start > config.max_steps:
         raise ValueError(f"{run} has taken {start} steps already; give a --max-steps of at least that")
     if compiled and not split:
@@ -632,9 +627,22 @@ def _train(
                 break
 
 
-def _resume(run: Path, model: GPT, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> int:
+def _resume(
+    run: Path,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    world_size: int,
+    device: torch.device,
+) -> int:
     """Load the newest valid checkpoint of `run`, and return the number of steps that were taken."""
     checkpoint, folders = latest_checkpoint(run), checkpoint_folders(run)
+    steps = 0 if checkpoint is None else int(checkpoint.name[5:])
+    if not _same_everywhere(steps, world_size, device):
+        raise ValueError(
+            f"this process finds {steps} steps in {run}, another one a different number; "
+            "give an --out on a disk that all machines share"
+        )
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, model, optimizer)
         if state.get("scaler"):

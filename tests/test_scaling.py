@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from small_runs import flags, ledger, tensors, write_corpus
 
 from gpt2lib import GPT, DataLoaderLite, GPTConfig, TrainConfig, load_corpus, train
 from gpt2lib.checkpoint import latest_checkpoint
@@ -33,6 +35,8 @@ from gpt2lib import DataLoaderLite, TrainConfig, train
 settings, stop, die, how = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 rank, out, read = int(os.environ["RANK"]), os.path.realpath(settings["out"]), DataLoaderLite.batch_at
 changed = set()
+if how == "elsewhere" and rank == 1:  # a machine that does not share the disk
+    settings["out"] += "_of_rank_1"
 
 
 def watch(event, args):
@@ -63,7 +67,7 @@ print(f"rank {rank} changed {sorted(changed)}", flush=True)
 
 # The gradient of one step before it is clipped, its length, and the share of the weights that a process holds.
 GRADIENT = """
-import contextlib, json, sys
+import json, sys
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -72,35 +76,35 @@ from gpt2lib import GPT, DataLoaderLite, TrainConfig, load_corpus
 from gpt2lib.checkpoint import model_tensors
 from gpt2lib.train import accumulate, shard
 
-config, dtype = TrainConfig(**json.loads(sys.argv[1])), getattr(torch, sys.argv[3])
+config = TrainConfig(**json.loads(sys.argv[1]))
 dist.init_process_group("gloo")
 tokens = load_corpus(config.corpus).tokens("train", config.tokenizer)
 shape = (config.batch_size, config.model.block_size, dist.get_rank(), dist.get_world_size(), config.seed)
 loader = DataLoaderLite(tokens, *shape)
 batches = [loader.batch_at(micro) for micro in range(config.grad_accum_steps)]
-low = dtype != torch.float32
 found = {}
-for split in (False, True):
-    torch.manual_seed(config.seed)
-    model = GPT(config.model)
-    before = {name: tensor.clone() for name, tensor in model_tensors(model).items()}
-    if split:
-        shard(model, torch.device("cpu"), dtype)
-        assert model.lm_head.weight is model.transformer.wte.weight
-        parts = sum(p.to_local().nbytes for p in model.parameters())
-        found["share"] = torch.tensor(parts / sum(p.nbytes for p in model.parameters()))
-    wrapped = model if split else DistributedDataParallel(model)
-    after = model_tensors(wrapped)
-    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
-    autocast = torch.autocast("cpu", dtype) if low else contextlib.nullcontext()
-    accumulate(wrapped, batches, autocast, torch.amp.GradScaler("cpu", enabled=False))
-    kind = "split" if split else "whole"
-    for name, p in model.named_parameters():
-        found[f"{kind}.{name}"] = (p.grad.full_tensor() if split else p.grad).clone()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-    found[f"{kind}.norm"] = norm.full_tensor() if split else norm
-    clipped = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
-    found[f"{kind}.clipped"] = clipped.full_tensor() if split else clipped
+for dtype in (torch.float32, torch.bfloat16):
+    for split in (False, True):
+        torch.manual_seed(config.seed)
+        model = GPT(config.model)
+        before = {name: tensor.clone() for name, tensor in model_tensors(model).items()}
+        if split:
+            shard(model, torch.device("cpu"), dtype)
+            assert model.lm_head.weight is model.transformer.wte.weight
+            parts = sum(p.to_local().nbytes for p in model.parameters())
+            found["share"] = torch.tensor(parts / sum(p.nbytes for p in model.parameters()))
+        wrapped = model if split else DistributedDataParallel(model)
+        after = model_tensors(wrapped)
+        assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+        accumulate(wrapped, batches, autocast, torch.amp.GradScaler("cpu", enabled=False))
+        kind = f"{str(dtype)[6:]}.{'split' if split else 'whole'}"
+        for name, p in model.named_parameters():
+            found[f"{kind}.{name}"] = (p.grad.full_tensor() if split else p.grad).clone()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        found[f"{kind}.norm"] = norm.full_tensor() if split else norm
+        clipped = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+        found[f"{kind}.clipped"] = clipped.full_tensor() if split else clipped
 both = DistributedDataParallel(torch.compile(GPT(config.model)))
 assert model_tensors(both).keys() == before.keys()
 if dist.get_rank() == 0:
@@ -111,9 +115,7 @@ dist.destroy_process_group()
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("corpus") / "hamlet.txt"
-    path.write_text("".join(load_corpus().train[0].splitlines(keepends=True)[:400]), encoding="utf-8")
-    return str(path)
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "hamlet.txt")
 
 
 def small(corpus: str, out: Path, world_size: int = 1, **changes) -> TrainConfig:
@@ -126,25 +128,38 @@ def small(corpus: str, out: Path, world_size: int = 1, **changes) -> TrainConfig
     return TrainConfig(corpus=corpus, out=str(out), **{**settings, **changes})
 
 
-def launch(script: str, config: TrainConfig, *words: object) -> subprocess.Popen:
+class Job:
+    """Two processes that `torchrun` starts. What they print goes into a file: nobody has to read it in time."""
+
+    def __init__(self, config: TrainConfig, *words: object):
+        self.printed = Path(config.out).parent / "printed.txt"
+        with open(self.printed, "w") as file:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(
+                [*TORCHRUN, *map(str, words)], stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def wait_for(self, text: str) -> None:
+        while text not in self.printed.read_text():
+            assert self.process.poll() is None, self.printed.read_text()
+            time.sleep(0.02)
+
+    def end(self, timeout: float = 300) -> tuple[int, str]:
+        """Exit status and what was printed."""
+        return self.process.wait(timeout), self.printed.read_text()
+
+
+def launch(script: str, config: TrainConfig, *words: object) -> Job:
     path = Path(config.out).parent / "script.py"
     path.write_text(script)
-    command = [*TORCHRUN, str(path), json.dumps(asdict(config)), *map(str, words)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return Job(config, path, json.dumps(asdict(config)), *words)
 
 
 def on_two(config: TrainConfig, stop: int = -1) -> str:
     """Train with two processes, up to and with the step `stop`; returns what was printed."""
-    process = launch(TRAIN, config, stop, -1, "")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+    status, printed = launch(TRAIN, config, stop, -1, "").end()
+    assert status == 0, printed
+    return printed
 
 
 def on_one(config: TrainConfig, stop: int = -1) -> None:
@@ -153,11 +168,6 @@ def on_one(config: TrainConfig, stop: int = -1) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     train(config, on_line)
-
-
-def ledger(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in Path(run, "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines[1:]]
 
 
 def losses(run: Path, kind: str, value: str = "loss") -> dict[int, float]:
@@ -264,27 +274,26 @@ def test_a_checkpoint_does_not_show_how_many_processes_wrote_it(one, two, split)
         assert shapes[0] == shapes[1] == shapes[2]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gradients_of_two_processes_equal_those_of_one(corpus, tmp_path, dtype):
+def test_gradients_of_two_processes_equal_those_of_one(corpus, tmp_path):
     config = small(corpus, tmp_path / "run", 2)
-    process = launch(GRADIENT, config, tmp_path / "gradient.safetensors", dtype)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    torch.manual_seed(config.seed)
-    model = GPT(config.model)
+    status, printed = launch(GRADIENT, config, tmp_path / "gradient.safetensors").end()
+    assert status == 0, printed
+    found = load_file(tmp_path / "gradient.safetensors")
     tokens = load_corpus(corpus).tokens("train", "bytes")
     x, y = DataLoaderLite(tokens, 8, config.model.block_size, seed=config.seed).batch_at(0)  # in one piece
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        _, loss = model(x, y)
-    loss.backward()
-    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
-    expected["norm"] = torch.nn.utils.get_total_norm(expected.values())
-    expected["clipped"] = torch.tensor(0.1)
-    found = load_file(tmp_path / "gradient.safetensors")
-    tolerance = 1e-5 if dtype == "float32" else 2e-2
-    for kind in ("whole", "split"):  # DDP and FSDP
-        for name, value in expected.items():
-            assert (found[f"{kind}.{name}"] - value).norm() <= tolerance * value.norm(), (kind, name)
+    for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 2e-2)):
+        torch.manual_seed(config.seed)
+        model = GPT(config.model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            _, loss = model(x, y)
+        loss.backward()
+        expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+        expected["norm"] = torch.nn.utils.get_total_norm(expected.values())
+        expected["clipped"] = torch.tensor(0.1)
+        for kind in ("whole", "split"):  # DDP and FSDP
+            for name, value in expected.items():
+                difference = found[f"{dtype}.{kind}.{name}"] - value
+                assert difference.norm() <= tolerance * value.norm(), (dtype, kind, name)
     assert 0.5 <= found["share"] < 0.53  # an odd vocabulary does not halve
 
 
@@ -309,42 +318,31 @@ def test_a_run_moves_between_one_process_and_two(corpus, one, tmp_path, places):
 def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(corpus, two, split, tmp_path, how, fsdp):
     config = small(corpus, tmp_path / "run", 2, fsdp=fsdp)
     undisturbed = (split if fsdp else two)[0]
-    process = launch(TRAIN, config, -1, 23, how)
-    output = ""
-    while "dies now" not in output:
-        line = process.stdout.readline()
-        assert line, output
-        output += line
-    death = time.monotonic()
-    output += process.stdout.read()  # not communicate(): it would lose what readline() has read ahead
-    assert process.wait() != 0 and time.monotonic() - death < 60
-    assert ("SIGKILL" if how == "killed" else "RuntimeError: the disk of this rank is gone") in output
+    job = launch(TRAIN, config, -1, 23, how)
+    job.wait_for("dies now")
+    status, printed = job.end(timeout=60)
+    assert status != 0
+    assert ("SIGKILL" if how == "killed" else "RuntimeError: the disk of this rank is gone") in printed
     assert latest_checkpoint(config.out).name == "step_000021"
     on_two(config)
     assert ledger(config.out) == ledger(undisturbed)  # bit for bit
-    mine, theirs = (
-        {path.name: path.read_bytes() for path in latest_checkpoint(run).glob("*.safetensors")}
-        for run in (config.out, undisturbed)
-    )
-    assert mine == theirs
+    assert tensors(config.out) == tensors(undisturbed)
+
+
+def test_processes_that_find_different_checkpoints_do_not_drift_apart(corpus, two, tmp_path):
+    shutil.copytree(two[0], tmp_path / "run")
+    config = small(corpus, tmp_path / "run", 2, fsdp=True)
+    status, printed = launch(TRAIN, config, -1, -1, "elsewhere").end(timeout=60)
+    assert status != 0 and f"finds {STEPS} steps" in printed and "finds 0 steps" in printed
 
 
 def test_a_signal_to_the_launcher_saves(corpus, tmp_path):
     config = replace(small(corpus, tmp_path / "run", 2), max_steps=10**6, checkpoint_interval=0)
-    flags = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in asdict(config).items()
-        if value is not None and not isinstance(value, bool)
-    ]
-    command = [*TORCHRUN, "-m", "gpt2lib", "train", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    job = Job(config, "-m", "gpt2lib", *flags(config))
     path = Path(config.out, "ledger.jsonl")
-    while process.poll() is None and (not path.exists() or path.stat().st_size < 3000):
+    while job.process.poll() is None and (not path.exists() or path.stat().st_size < 3000):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert latest_checkpoint(config.out) is not None, output
+    job.process.send_signal(signal.SIGTERM)
+    _, printed = job.end(timeout=60)
+    assert latest_checkpoint(config.out) is not None, printed
     assert latest_checkpoint(config.out).name == f"step_{max(losses(config.out, 'step')) + 1:06d}"
