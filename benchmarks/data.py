@@ -10,6 +10,7 @@ taken round by round. Then the whole corpus is prepared, and the loader opened, 
 
 import json
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -38,12 +39,12 @@ class Options(common.Options):
 def write_corpus(folder: Path, megabytes: float) -> int:
     """Write JSON lines until they hold that much text; the bytes of text."""
     lines = "".join(load_corpus().train).splitlines(keepends=True)
-    rng, written = np.random.default_rng(1337), 0
+    rng, written = random.Random(1337), 0
     folder.mkdir()
     for number in range(FILES):
         with open(folder / f"{number}.jsonl", "w", encoding="utf-8") as file:
             while written < megabytes * 1e6 * (number + 1) / FILES:
-                text = "".join([lines[i] for i in rng.integers(len(lines), size=rng.integers(20, 200))])
+                text = "".join(rng.choices(lines, k=rng.randrange(20, 200)))
                 file.write(json.dumps({"text": text}) + "\n")
                 written += len(text.encode())
     return written

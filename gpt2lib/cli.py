@@ -158,3 +158,6 @@ def main(args: list[str] | None = None) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"gpt2: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("gpt2: stopped", file=sys.stderr)
+        sys.exit(130)  # as a shell counts it

@@ -278,13 +278,22 @@ class _HubDataset:
         self.row = place["rows"] if place else 0
         if place and "state" in place:
             self.rows.load_state_dict(place["state"])
-        for row in self.rows if not place or "state" in place else self.rows.skip(self.row):
+        rows = iter(self.rows if not place or "state" in place else self.rows.skip(self.row))
+        while (row := self._next(rows)) is not None:
             self.row += 1
             text = _field(row, f"{self.config.corpus}, row {self.row}", self.config.text_field)
             self.read += len(text)
             if text.strip():
                 held = self.row > 1 and _held_out(text, self.config.validation_share)
                 yield Piece(text, True, self.read, "validation" if held else "train")
+
+    def _next(self, rows: Iterator[dict]) -> dict | None:
+        try:
+            return next(rows, None)
+        except Exception as error:  # of any of the libraries below
+            raise OSError(
+                f"{self.config.corpus} broke off after row {self.row} ({error!r}); the same command goes on from there"
+            ) from error
 
 
 def _kind(path: Path) -> str:

@@ -7,8 +7,10 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -318,6 +320,32 @@ def test_a_streamed_data_set_goes_on_where_it_was(documents, tmp_path, monkeypat
         prepare(config, progress=False)
     assert files(config.out) == files(whole)
     assert 0 < len(read) < 120  # it did not begin again
+
+
+def test_a_stream_that_breaks_off_says_where(documents, tmp_path, monkeypatch):
+    name = hub(monkeypatch, tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_bytes(lines(documents[:30]) + b"{")  # an error from deep inside of datasets
+    with pytest.raises(OSError, match=r"owner/name broke off after row \d+ .*goes on from there"):
+        prepare(settings_for(name, tmp_path / "out"), progress=False)
+
+
+def test_ctrl_c_ends_in_one_line_and_leaves_whole_shards(documents, tmp_path):
+    (tmp_path / "c.txt").write_text(END_OF_TEXT.join(documents * 20), encoding="utf-8", newline="")
+    command = [
+        sys.executable,
+        "-m",
+        "gpt2lib",
+        *"data prepare --corpus c.txt --out out --shard-tokens 3000".split(),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "out" / "train_00002.bin").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1].splitlines()[-1] == "gpt2: stopped"
+    assert process.returncode == 130
+    assert "manifest.json" not in files(tmp_path / "out")
+    assert all(read_header(tmp_path / "out" / name) for name in shards(tmp_path / "out"))
 
 
 def stop_after(patch: pytest.MonkeyPatch, writes: int) -> None:
