@@ -52,18 +52,21 @@ class CausalSelfAttention(nn.Module):
         Args:
             x: (B, T, C), T new positions.
             cache: None, or an object whose `append(k, v)` takes the new keys and values, (B, H, T, D) each,
-                and returns all so far, (B, H, S, D) each: the S - T earlier positions, then the new ones.
+                and returns all so far, (B, H, S, D) each, and a mask. None for a mask: the S - T earlier positions
+                come first, then the new ones. Else True where a query may look, (B, 1, T, S).
 
         Returns:
             (B, T, C).
         """
         B, T, C = x.shape
         q, k, v = self._heads(x)  # (B, H, T, D) each
+        mask = None
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, H, S, D): the S - T earlier positions come first
+            k, v, mask = cache.append(k, v)  # (B, H, S, D), (B, H, S, D), and (B, 1, T, S) or None
         S = k.size(2)
         # is_causal aligns query 0 with key 0; with earlier keys in a cache query 0 is key S - T.
-        mask = None if T in (1, S) else torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        if mask is None and T not in (1, S):
+            mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
         causal = mask is None and T > 1  # a single query may see every key
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)  # (B, H, T, D)

@@ -6,31 +6,38 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import math
-from collections.abc import Iterator
+import secrets
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
+from .checkpoint import unwrap
 from .gpt import GPT
 from .tokenizer import get_tokenizer
 
 # %% auto #0
-__all__ = ['N_TOKENS', 'LayerCache', 'KVCache', 'check_sampling', 'next_token_probabilities', 'stream', 'generate', 'stream_text']
+__all__ = ['N_TOKENS', 'LayerCache', 'KVCache', 'check_sampling', 'next_token_probabilities', 'draw', 'window_start', 'Text',
+           'Batch', 'stream', 'generate', 'stream_text', 'until', 'Int8Linear', 'Int8Embedding', 'for_generation']
 
 # %% ../notebooks/10_generation.ipynb #7d8b3c81
 class LayerCache:
-    """The keys and values of one layer of a `KVCache`.
+    """One layer of a `KVCache`: what a block is handed.
 
     Chapter: :doc:`/notebooks/10_generation`
     """
 
-    def __init__(self, cache: KVCache, shape: tuple[int, int, int, int], like: torch.Tensor):
-        self.cache = cache
-        self.k = torch.empty(shape, dtype=like.dtype, device=like.device)  # (B, H, capacity, D)
-        self.v = torch.empty(shape, dtype=like.dtype, device=like.device)  # (B, H, capacity, D)
+    def __init__(self, cache: KVCache, layer: int):
+        self.cache, self.layer = cache, layer
 
-    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(
+        self, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Store new keys and values and return everything so far.
 
         Args:
@@ -38,35 +45,40 @@ class LayerCache:
             v: values of the new positions, (B, H, T, D).
 
         Returns:
-            All keys and all values, (B, H, S, D) each; the last T positions are the new ones.
+            All keys and all values, (B, H, S, D) each, S being the length of the longest row; and where a query may
+            look, (B, 1, T, S), or None if all rows are equally long.
 
         Raises:
-            ValueError: the batch is another one, or the cache is full.
+            ValueError: the batch is another one.
         """
-        start, end = self.cache.length, self.cache.length + k.size(2)
-        if k.size(0) != self.k.size(0):
+        cache, keys, values = self.cache, self.cache.k[self.layer], self.cache.v[self.layer]
+        if k.size(0) != keys.size(0):
             raise ValueError(
-                f"a batch of {k.size(0)} does not fit a cache made for {self.k.size(0)}; make a new KVCache"
+                f"a batch of {k.size(0)} does not fit a cache made for {keys.size(0)}; make a new KVCache"
             )
-        if end > self.k.size(2):
-            raise ValueError(
-                f"position {end} is beyond the cache's capacity={self.k.size(2)}; make a larger KVCache"
-            )
-        self.k[:, :, start:end] = k
-        self.v[:, :, start:end] = v
-        return self.k[:, :, :end], self.v[:, :, :end]
+        if isinstance(cache.at, slice):
+            keys[:, :, cache.at], values[:, :, cache.at] = k, v
+        else:  # each row has a place of its own
+            rows = torch.arange(k.size(0), device=k.device)[:, None]  # (B, 1)
+            keys[rows, :, cache.at] = k.transpose(1, 2)  # (B, T, H, D)
+            values[rows, :, cache.at] = v.transpose(1, 2)
+        S = max(cache.lengths)
+        return keys[:, :, :S], values[:, :, :S], cache.mask
 
 
 class KVCache:
     """Keys and values of the positions that a model has seen, allocated once.
 
-    `model(idx, cache=cache)` reads them, adds those of `idx`, and moves `length` on. Set `length` back to forget
-    the positions from there on.
+    `model(idx, cache=cache)` reads them, adds those of `idx`, and counts them in `lengths`. Set a length back to
+    forget the positions from there on.
 
     Args:
         model: the model that the cache is for.
         batch_size: sequences in the batch, B.
         capacity: positions to make room for; None or more than the model's block_size: block_size.
+
+    Attributes:
+        lengths: positions held, a number for each row; rows may differ.
 
     Raises:
         ValueError: `batch_size` or `capacity` is less than 1.
@@ -75,16 +87,48 @@ class KVCache:
     """
 
     def __init__(self, model: GPT, batch_size: int, capacity: int | None = None):
-        config = model.config
+        config, like = model.config, model.transformer.wpe.weight
         capacity = config.block_size if capacity is None else min(capacity, config.block_size)
         if batch_size < 1 or capacity < 1:
             raise ValueError(f"batch_size={batch_size} and capacity={capacity} must be at least 1")
-        self.length = 0  # positions held
-        shape = (batch_size, config.n_head, capacity, config.n_embd // config.n_head)  # (B, H, capacity, D)
-        self.layers = [LayerCache(self, shape, model.transformer.wte.weight) for _ in range(config.n_layer)]
+        shape = (config.n_layer, batch_size, config.n_head, capacity, config.n_embd // config.n_head)
+        # Zeros, not empty: a masked value counts 0 times, and 0 times what was never written could be NaN.
+        self.k = torch.zeros(shape, dtype=like.dtype, device=like.device)  # (L, B, H, capacity, D)
+        self.v = torch.zeros(shape, dtype=like.dtype, device=like.device)  # (L, B, H, capacity, D)
+        self.lengths = [0] * batch_size
 
     def __getitem__(self, layer: int) -> LayerCache:
-        return self.layers[layer]
+        return LayerCache(self, layer)
+
+    def rows(self, first: int, last: int) -> KVCache:
+        """The same memory for rows `first` to `last - 1` alone; its `lengths` are its own."""
+        part = copy.copy(self)
+        part.k, part.v, part.lengths = self.k[:, first:last], self.v[:, first:last], self.lengths[first:last]
+        return part
+
+    def positions(self, T: int) -> torch.Tensor:
+        """Make room for T more positions in each row.
+
+        Returns:
+            Where they stand, (T,), or (B, T) if the rows differ in length.
+
+        Raises:
+            ValueError: there is no room.
+        """
+        begin, end = min(self.lengths), max(self.lengths) + T
+        if end > self.k.size(3):
+            raise ValueError(
+                f"position {end} is beyond the cache's capacity={self.k.size(3)}; make a larger KVCache, "
+                "or forget what it holds"
+            )
+        new = torch.arange(T, device=self.k.device)  # (T,)
+        if begin + T == end:
+            pos, self.at, self.mask = begin + new, slice(begin, end), None  # (T,)
+        else:
+            pos = self.at = torch.tensor(self.lengths, device=self.k.device)[:, None] + new  # (B, T)
+            self.mask = torch.arange(end, device=self.k.device) <= pos[:, None, :, None]  # (B, 1, T, S)
+        self.lengths = [length + T for length in self.lengths]
+        return pos
 
 # %% ../notebooks/10_generation.ipynb #a2284ee4
 N_TOKENS = 50257  # of GPT-2's tokenizer; ids from here on are padding of the vocabulary
@@ -96,6 +140,8 @@ def check_sampling(
     top_k: int | None = None,
     top_p: float | None = None,
     n_tokens: int = N_TOKENS,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
 ) -> None:
     """Refuse settings that have no meaning.
 
@@ -105,174 +151,459 @@ def check_sampling(
         top_k: at least 0; 0 or None keeps all tokens.
         top_p: from 0 to 1; 1 or None keeps all tokens.
         n_tokens: number of ids that stand for a token; at least 1.
+        min_p: from 0 to 1; 0 or None keeps all tokens.
+        repetition_penalty: above 0 and finite; 1 changes nothing.
 
     Raises:
         ValueError: a setting is out of its range; the message names the range.
 
     Chapter: :doc:`/notebooks/10_generation`
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+
+    def number(value, low: float, high: float = math.inf) -> bool:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        return fits and math.isfinite(value) and low <= value <= high
+
+    def whole(value, low: int) -> bool:
+        return isinstance(value, int) and number(value, low)
+
+    if not whole(max_new_tokens, 0):
         raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
-    if not isinstance(temperature, int | float) or not math.isfinite(temperature) or temperature < 0:
+    if not number(temperature, 0):
         raise ValueError(f"temperature={temperature!r} must be a finite number of at least 0; 0 is greedy")
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 0):
+    if top_k is not None and not whole(top_k, 0):
         raise ValueError(f"top_k={top_k!r} must be a whole number of at least 0; 0 or None keeps all tokens")
-    if top_p is not None and not (isinstance(top_p, int | float) and 0.0 <= top_p <= 1.0):
+    if top_p is not None and not number(top_p, 0, 1):
         raise ValueError(f"top_p={top_p!r} must be a number from 0 to 1; 1 or None keeps all tokens")
-    if not isinstance(n_tokens, int) or n_tokens < 1:
+    if not whole(n_tokens, 1):
         raise ValueError(f"n_tokens={n_tokens!r} must be a whole number of at least 1")
+    if min_p is not None and not number(min_p, 0, 1):
+        raise ValueError(f"min_p={min_p!r} must be a number from 0 to 1; 0 or None keeps all tokens")
+    if not number(repetition_penalty, 0) or repetition_penalty == 0:
+        raise ValueError(
+            f"repetition_penalty={repetition_penalty!r} must be a finite number above 0; 1 is none"
+        )
 
 # %% ../notebooks/10_generation.ipynb #d3e10c54
+def _scores(
+    logits: torch.Tensor, n_tokens: int, repetition_penalty: float = 1.0, said: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The logits of real tokens, in float32, with the repetition penalty: (B, V) → (B, min(V, n_tokens))."""
+    logits = logits[:, :n_tokens].float()
+    if repetition_penalty != 1 and said is not None:
+        weaker = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
+        logits = torch.where(said[:, :n_tokens], weaker, logits)
+    highest = logits.amax(1)  # NaN if a logit is
+    if not highest.isfinite().all():
+        row = int(highest.isfinite().logical_not().nonzero()[0])
+        raise ValueError(
+            f"the logits of row {row} have the maximum {highest[row].item()}, so there is nothing to draw from; "
+            "the weights may be damaged, or a number too large for their dtype"
+        )
+    return logits
+
+
+def _smallest_of_top_p(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The smallest probability that top-p keeps, (B, 1); the whole vocabulary is sorted only if it has to be."""
+    n = probabilities.size(1)
+    for k in (min(1024, n), n):
+        ordered = probabilities.topk(k).values  # (B, k), descending
+        stays = ordered.cumsum(1) - ordered < top_p  # what is likelier has less than p
+        if k == n or not stays[:, -1].any():
+            break
+    stays[:, 0] = True
+    return ordered.where(stays, 1.0).amin(1, keepdim=True)
+
+
 def next_token_probabilities(
     logits: torch.Tensor,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     n_tokens: int = N_TOKENS,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    said: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The distribution that the next token is drawn from.
 
-    In this order: padding is cut off, logits are divided by the temperature, top-k keeps the k likeliest tokens,
-    top-p the likeliest of those until their renormalised probabilities reach p (the token that crosses p
-    included). No token is dropped while an equally likely one stays, so ties can keep more than k. The likeliest
-    token always stays. At temperature 0 it has probability 1; of several, the one with the lowest id.
+    In this order:
+
+    1. Padding, the ids from n_tokens on, is cut off.
+    2. The repetition penalty divides the positive logits of tokens said before, and multiplies the negative ones.
+    3. Logits are divided by the temperature.
+    4. Top-k keeps the k likeliest tokens.
+    5. Top-p keeps the likeliest of those until their renormalised probabilities reach p, with the token that crosses p.
+    6. Min-p keeps what has at least min_p times the probability of the likeliest token.
+
+    No token is dropped while an equally likely one stays, so ties can keep more than k. The likeliest token always
+    stays. At temperature 0 it has probability 1; of several, the one with the lowest id.
 
     Args:
-        logits: scores of the last position, (B, V).
+        logits: scores of the last position, (B, V); -inf forbids a token.
         temperature: at least 0.
         top_k: tokens to keep; 0 or None keeps all.
         top_p: probability to keep; 1 or None keeps all.
         n_tokens: number of ids that stand for a token; later ones are padding.
+        min_p: share of the highest probability that is needed; 0 or None keeps all.
+        repetition_penalty: above 1 makes tokens said before less likely; 1 changes nothing.
+        said: True for the tokens said before, (B, V); None: none.
 
     Returns:
         Probabilities (B, min(V, n_tokens)) in float32; each row sums to 1.
 
     Raises:
-        ValueError: a setting is out of its range.
+        ValueError: a setting is out of its range, or a row of logits has a NaN, an inf, or nothing but -inf.
 
-    Source: top-k, Fan et al. 2018 (arXiv 1805.04833); top-p, Holtzman et al. 2019 (arXiv 1904.09751).
+    Source: top-k, Fan et al. 2018 (arXiv 1805.04833); top-p, Holtzman et al. 2019 (arXiv 1904.09751); min-p, Nguyen et
+    al. 2024 (arXiv 2407.01082); the penalty, Keskar et al. 2019 (arXiv 1909.05858), with the sign as in `transformers`.
 
     Chapter: :doc:`/notebooks/10_generation`
     """
-    check_sampling(0, temperature, top_k, top_p, n_tokens)
-    logits = logits[:, :n_tokens].float()  # (B, V) from here on without padding
+    check_sampling(0, temperature, top_k, top_p, n_tokens, min_p, repetition_penalty)
+    logits = _scores(logits, n_tokens, repetition_penalty, said)  # (B, V) from here on without padding
     if temperature == 0:
         return F.one_hot(logits.argmax(1), logits.size(1)).float()
-    logits = (logits - logits.amax(1, keepdim=True)) / max(temperature, 1e-37)  # smaller is 0 in float32
-    if top_k:
-        kth = logits.topk(min(top_k, logits.size(1))).values[:, -1:]  # (B, 1)
+    temperature = min(max(temperature, 1e-37), 1e37)  # beyond, float32 has 0 and inf
+    logits = (logits - logits.amax(1, keepdim=True)) / temperature
+    if top_k and top_k < logits.size(1):
+        kth = logits.topk(top_k).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < kth, -torch.inf)
     probabilities = logits.softmax(1)
+    floor = torch.zeros_like(probabilities[:, :1])  # (B, 1): the smallest probability that stays
     if top_p is not None and top_p < 1:
-        ordered = probabilities.sort(descending=True).values
-        stays = ordered.cumsum(1) - ordered < top_p  # what is likelier has less than p
-        stays[:, 0] = True
-        smallest = ordered.where(stays, 1.0).amin(1, keepdim=True)  # (B, 1)
-        probabilities = probabilities.where(probabilities >= smallest, 0.0)
-        probabilities = probabilities / probabilities.sum(1, keepdim=True)
-    return probabilities
+        floor = _smallest_of_top_p(probabilities, top_p)
+    if min_p:
+        floor = torch.maximum(floor, min_p * probabilities.amax(1, keepdim=True))
+    probabilities = probabilities.where(probabilities >= floor, 0.0)
+    return probabilities / probabilities.sum(1, keepdim=True)
+
+# %% ../notebooks/10_generation.ipynb #06fc2744
+def draw(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Choose a token by a number: the first at which the running sum of the probabilities exceeds it.
+
+    Args:
+        probabilities: (B, V).
+        numbers: (B,) float64, from 0 up to but not including 1; of each row.
+
+    Returns:
+        Ids (B,). A token of probability 0 is never chosen.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+    here = "cpu" if probabilities.device.type == "mps" else probabilities.device  # no float64 on Apple's GPUs
+    running = probabilities.to(here).double().cumsum(1)  # (B, V)
+    limit = numbers.to(here)[:, None] * running[:, -1:]  # (B, 1): the sum is 1 only up to rounding
+    return torch.searchsorted(running, limit, right=True)[:, 0].to(probabilities.device)
+
+# %% ../notebooks/10_generation.ipynb #0aed8848
+def window_start(n: int, block_size: int) -> int:
+    """Where the part of a text of n tokens begins that the model is given.
+
+    That is 0 up to block_size tokens. From there on it moves by half a window at a time, so that the model sees between
+    half of block_size and all of it, and so that a cache has to be rebuilt only once in half a window.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+    step = max(block_size // 2, 1)
+    return max(0, math.ceil((n - block_size) / step) * step)
+
+
+@dataclass(eq=False)
+class Text:
+    """A text that a `Batch` continues.
+
+    Attributes:
+        ids: the tokens: the prompt, then what was drawn.
+        generator: the source of its random numbers.
+        rule: the settings after the logits of `next_token_probabilities`, without `said`.
+        start: the first token in the cache; None: it is not there yet.
+        slot: its row in the cache.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+
+    ids: list[int]
+    generator: torch.Generator
+    rule: tuple = ()
+    start: int | None = None
+    slot: int | None = None
+
+
+class Batch:
+    """Texts that are continued together, a token each a step; a text may join and leave between two steps.
+
+    Each has its own length, settings and random numbers, and comes out as it would alone. Texts in the middle share one
+    forward pass; those that are new, or whose window has moved, share another, padded at the end.
+
+    Args:
+        model: the model to draw from.
+        size: the largest number of texts at a time.
+        capacity: tokens of the longest text; None or more than the model's block_size: block_size.
+        use_cache: keep keys and values; False gives the same texts and takes longer.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+
+    def __init__(self, model: GPT, size: int, capacity: int | None = None, use_cache: bool = True):
+        self.model, self.size = model, size
+        self.cache = KVCache(model, size, capacity) if use_cache else None
+        self.texts: list[Text] = []
+
+    def join(self, text: Text) -> None:
+        """Continue `text` from the next step on.
+
+        Raises:
+            ValueError: there is no room.
+        """
+        if len(self.texts) == self.size:
+            raise ValueError(f"the batch has room for {self.size} texts; let one leave first")
+        text.start = text.slot = None
+        self.texts.append(text)
+
+    def leave(self, text: Text) -> None:
+        """Continue `text` no longer; its place is free."""
+        self.texts.remove(text)
+
+    @torch.no_grad()
+    def step(self) -> list[Text]:
+        """Add a token to each text, and return the texts."""
+        if not self.texts:
+            return []
+        training = self.model.training
+        if training:
+            self.model.eval()
+        try:
+            logits = self._logits()  # (B, V)
+        finally:
+            if training:
+                self.model.train()
+        for rule in dict.fromkeys(text.rule for text in self.texts):  # texts of one rule are drawn together
+            rows = [row for row, text in enumerate(self.texts) if text.rule == rule]
+            texts = [self.texts[row] for row in rows]
+            scores = logits if len(rows) == len(self.texts) else logits[rows]
+            for text, token in zip(texts, self._draw(scores, texts, rule)):
+                text.ids.append(token)
+        return list(self.texts)
+
+    def _logits(self) -> torch.Tensor:
+        """What the model says after each text, (B, V), in the order of `texts`, which this may change."""
+        model, device = self.model, self.model.transformer.wpe.weight.device
+        known, fresh = [], []
+        for text in self.texts:
+            start = window_start(len(text.ids), model.config.block_size)
+            (known if self.cache is not None and text.start == start else fresh).append(text)
+            text.start = start
+        self.texts, n, logits = known + fresh, len(known), []
+        for slot, text in enumerate(self.texts):
+            if slot < n and text.slot != slot:  # the row below is free: move up
+                held = len(text.ids) - 1 - text.start
+                for tensor in (self.cache.k, self.cache.v):
+                    tensor[:, slot, :, :held] = tensor[:, text.slot, :, :held]
+            text.slot = slot
+        if known:
+            idx = torch.tensor([text.ids[-1:] for text in known], device=device)  # (n, 1)
+            rows = self.cache.rows(0, n)
+            rows.lengths = [len(text.ids) - 1 - text.start for text in known]
+            logits.append(model(idx, cache=rows)[0][:, 0])  # (n, V)
+        if fresh:
+            windows = [text.ids[text.start :] for text in fresh]
+            T = max(map(len, windows))
+            # What stands behind the end of a text is never seen by it, so any id will do.
+            idx = torch.tensor([ids + [0] * (T - len(ids)) for ids in windows], device=device)  # (B - n, T)
+            at = torch.tensor([len(ids) - 1 for ids in windows], device=device)  # (B - n,)
+            rows = None
+            if self.cache is not None:
+                rows = self.cache.rows(n, len(self.texts))
+                rows.lengths = [0] * len(fresh)
+            logits.append(model(idx, cache=rows, at=at)[0][:, 0])  # (B - n, V)
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def _draw(self, logits: torch.Tensor, texts: list[Text], rule: tuple) -> list[int]:
+        temperature, _, _, n_tokens, _, repetition_penalty = rule
+        said = None
+        if repetition_penalty != 1:
+            said = torch.zeros_like(logits, dtype=torch.bool)  # (B, V)
+            for row, text in enumerate(texts):
+                said[row, text.ids] = True
+        if temperature == 0:  # no random number is used up
+            return _scores(logits, n_tokens, repetition_penalty, said).argmax(1).tolist()
+        numbers = [
+            torch.rand(1, generator=g, dtype=torch.float64, device=g.device).item()
+            for g in (text.generator for text in texts)
+        ]
+        probabilities = next_token_probabilities(logits, *rule, said)  # (B, V)
+        return draw(probabilities, torch.tensor(numbers, dtype=torch.float64)).tolist()
 
 # %% ../notebooks/10_generation.ipynb #6c2ae638
+def _prompts(idx: torch.Tensor | Sequence) -> list[list[int]]:
+    """The prompts as lists of ids."""
+    if isinstance(idx, torch.Tensor):
+        if idx.dim() != 2 or idx.numel() == 0:
+            raise ValueError(
+                f"idx has shape {tuple(idx.shape)}; expected (B, T) with B and T at least 1, or a list of prompts"
+            )
+        return idx.tolist()
+    prompts = [ids.tolist() if isinstance(ids, torch.Tensor) else list(ids) for ids in idx]
+    if not prompts:
+        raise ValueError("idx is an empty list; give at least one prompt")
+    for row, ids in enumerate(prompts):
+        if not ids or not all(isinstance(token, int) for token in ids):
+            raise ValueError(f"prompt {row} is {ids!r:.60}; expected one or more ids, in one dimension")
+    return prompts
+
+
+def _sources(generator: torch.Generator | Sequence | None, n: int) -> list[torch.Generator]:
+    """A source of random numbers for each of n rows; row i's does not depend on n."""
+    if generator is None or isinstance(generator, torch.Generator):
+        device = "cpu" if generator is None else generator.device
+        generator = torch.randint(2**63 - 1, (n,), generator=generator, device=device).tolist()
+    if len(generator) != n:
+        raise ValueError(f"{len(generator)} generators for {n} prompts; give one for each, or one for all")
+    return [
+        source if isinstance(source, torch.Generator) else torch.Generator().manual_seed(source)
+        for source in generator
+    ]
+
+
 def stream(
     model: GPT,
-    idx: torch.Tensor,
+    idx: torch.Tensor | Sequence,
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence | None = None,
     use_cache: bool = True,
     n_tokens: int = N_TOKENS,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    stop_tokens: Iterable[int] = (),
+    past_block_size: str | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Continue `idx` token by token.
-
-    Past block_size the window slides: the model sees the last block_size tokens. Each of them then stands at
-    another position, so a cache would be wrong, and every further token costs a full forward pass.
-    The model is in evaluation mode until the stream ends or is closed.
+    """Continue `idx` token by token. Each row comes out as it would alone, whoever else is in the batch.
 
     Args:
-        model: the model to draw from.
-        idx: the prompt, (B, T) of ids; rows are continued independently.
-        max_new_tokens: how many tokens to add.
+        model: the model to draw from; what is inside the wrapper of `torch.compile` is used as it is.
+        idx: the prompts: (B, T) of ids, or a list of B prompts of any lengths, each a list or a tensor (T,).
+        max_new_tokens: how many tokens to add, at most.
         temperature: 0 takes the likeliest token, 1 is the model's own distribution.
         top_k: draw from the k likeliest tokens only; 0 or None: from all.
         top_p: draw from the likeliest tokens that reach this probability; 1 or None: from all.
-        generator: source of the random numbers, on the model's device; None: torch's global one.
+        generator: where random numbers come from: a list with a `torch.Generator` or a seed for each row; or one
+            generator, from which every row's own is seeded; None: torch's global one.
         use_cache: keep keys and values; False gives the same tokens and takes longer.
         n_tokens: number of ids that stand for a token; later ones are padding and never drawn.
+        min_p: draw only from tokens that have this share of the highest probability; 0 or None: from all.
+        repetition_penalty: above 1 makes tokens that stand in the text, prompt included, less likely; 1: none.
+        stop_tokens: ids that end a row when they are drawn. They are not part of the text.
+        past_block_size: what happens when a text is longer than the model can read. "slide": it goes on reading the
+            last part, see `window_start`; "stop": the row ends there; None: as "slide", with a warning.
 
     Yields:
-        The ids (B,) of the next token, `max_new_tokens` times.
+        The ids (B,) of the next token, at most `max_new_tokens` times; -1 for a row that has ended.
 
     Raises:
-        ValueError: a setting is out of its range, or `idx` is empty.
+        ValueError: a setting is out of its range, a prompt is empty, or with "stop" longer than block_size.
 
     Chapter: :doc:`/notebooks/10_generation`
     """
-    check_sampling(max_new_tokens, temperature, top_k, top_p, n_tokens)
-    if idx.dim() != 2 or idx.numel() == 0:
-        raise ValueError(f"idx has shape {tuple(idx.shape)}; expected (B, T) with B and T at least 1")
-    rule = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "n_tokens": n_tokens}
-    return _stream(model, idx, max_new_tokens, generator, use_cache, rule)
+    check_sampling(max_new_tokens, temperature, top_k, top_p, n_tokens, min_p, repetition_penalty)
+    model, prompts, stop_tokens = unwrap(model), _prompts(idx), frozenset(stop_tokens)
+    longest, block_size = max(map(len, prompts)), model.config.block_size
+    if past_block_size not in ("slide", "stop", None):
+        raise ValueError(f"past_block_size={past_block_size!r}; choose 'slide', 'stop' or None")
+    if past_block_size == "stop" and longest > block_size:
+        raise ValueError(
+            f"a prompt of {longest} tokens is longer than block_size={block_size}; crop it, or let the window 'slide'"
+        )
+    rule = (temperature, top_k, top_p, n_tokens, min_p, repetition_penalty)
+    texts = [Text(ids, source, rule) for ids, source in zip(prompts, _sources(generator, len(prompts)))]
+    batch = Batch(model, len(texts), longest + max_new_tokens, use_cache)
+    return _stream(batch, texts, max_new_tokens, stop_tokens, past_block_size)
 
 
-@torch.no_grad()
-def _stream(model, idx, max_new_tokens, generator, use_cache, rule):
-    block_size, training = model.config.block_size, model.training
-    cache = KVCache(model, idx.size(0), idx.size(1) + max_new_tokens) if use_cache else None
-    new = idx
-    model.eval()
-    try:
-        for _ in range(max_new_tokens):
-            if cache is not None and idx.size(1) <= block_size:
-                logits, _ = model(new, cache=cache)  # the prompt, then one token at a time
-            else:
-                logits, _ = model(idx[:, -block_size:])  # (B, T, V)
-            probabilities = next_token_probabilities(logits[:, -1], **rule)  # (B, V)
-            if rule["temperature"] == 0:
-                new = probabilities.argmax(1, keepdim=True)  # (B, 1), and no random number used up
-            else:
-                new = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
-            idx = torch.cat((idx, new), dim=1)  # (B, T + 1)
-            yield new[:, 0]
-    finally:
-        model.train(training)
+def _stream(batch, texts, max_new_tokens, stop_tokens, past_block_size):
+    block_size, device = batch.model.config.block_size, batch.model.transformer.wpe.weight.device
+    for text in texts:
+        batch.join(text)
+    for _ in range(max_new_tokens):
+        if any(len(text.ids) > block_size for text in batch.texts):
+            if past_block_size == "stop":
+                for text in [text for text in batch.texts if len(text.ids) > block_size]:
+                    batch.leave(text)
+            elif past_block_size is None:
+                past_block_size = "slide"
+                warnings.warn(
+                    f"the text is longer than block_size={block_size}: from here on the model reads only its last "
+                    f"{block_size - max(block_size // 2, 1) + 1} to {block_size} tokens; "
+                    "past_block_size='slide' says that this is meant, 'stop' ends the text there",
+                    stacklevel=3,
+                )
+        for text in batch.step():
+            if text.ids[-1] in stop_tokens:
+                text.ids.pop()
+                batch.leave(text)
+        if not batch.texts:
+            return
+        still = set(batch.texts)
+        yield torch.tensor([text.ids[-1] if text in still else -1 for text in texts], device=device)
 
 
 def generate(
     model: GPT,
-    idx: torch.Tensor,
+    idx: torch.Tensor | Sequence,
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence | None = None,
     use_cache: bool = True,
     n_tokens: int = N_TOKENS,
-) -> torch.Tensor:
-    """Continue `idx`: what `stream` yields, with the prompt in front.
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    stop_tokens: Iterable[int] = (),
+    past_block_size: str | None = None,
+) -> torch.Tensor | list[torch.Tensor]:
+    """Continue `idx`: what `stream` yields, with the prompts in front.
 
     Args:
-        model: the model to draw from.
-        idx: the prompt, (B, T) of ids; rows are continued independently.
-        max_new_tokens: how many tokens to add.
+        model: the model to draw from; what is inside the wrapper of `torch.compile` is used as it is.
+        idx: the prompts: (B, T) of ids, or a list of B prompts of any lengths, each a list or a tensor (T,).
+        max_new_tokens: how many tokens to add, at most.
         temperature: 0 takes the likeliest token, 1 is the model's own distribution.
         top_k: draw from the k likeliest tokens only; 0 or None: from all.
         top_p: draw from the likeliest tokens that reach this probability; 1 or None: from all.
-        generator: source of the random numbers, on the model's device; None: torch's global one.
+        generator: where random numbers come from: a list with a `torch.Generator` or a seed for each row; or one
+            generator, from which every row's own is seeded; None: torch's global one.
         use_cache: keep keys and values; False gives the same tokens and takes longer.
         n_tokens: number of ids that stand for a token; later ones are padding and never drawn.
+        min_p: draw only from tokens that have this share of the highest probability; 0 or None: from all.
+        repetition_penalty: above 1 makes tokens that stand in the text, prompt included, less likely; 1: none.
+        stop_tokens: ids that end a row when they are drawn. They are not part of the text.
+        past_block_size: what happens when a text is longer than the model can read. "slide": it goes on reading the
+            last part, see `window_start`; "stop": the row ends there; None: as "slide", with a warning.
 
     Returns:
-        The prompt and its continuation, (B, T + max_new_tokens).
+        The prompts and their continuations: (B, T + new) if `idx` is a tensor and there are no stop tokens, else a list
+        of B tensors of any lengths.
 
     Raises:
-        ValueError: a setting is out of its range, or `idx` is empty.
+        ValueError: a setting is out of its range, a prompt is empty, or with "stop" longer than block_size.
 
     Chapter: :doc:`/notebooks/10_generation`
     """
-    new = stream(model, idx, max_new_tokens, temperature, top_k, top_p, generator, use_cache, n_tokens)
-    return torch.cat((idx, *(token[:, None] for token in new)), dim=1)
+    stop_tokens = tuple(stop_tokens)
+    sampling = (temperature, top_k, top_p, generator, use_cache, n_tokens, min_p, repetition_penalty)
+    new = [*stream(model, idx, max_new_tokens, *sampling, stop_tokens, past_block_size)]  # a list of (B,)
+    if isinstance(idx, torch.Tensor) and not stop_tokens:
+        return torch.cat((idx, *(token[:, None].to(idx) for token in new)), dim=1)
+    device = unwrap(model).transformer.wpe.weight.device
+    columns = torch.stack(new).T.tolist() if new else [[] for _ in idx]  # B lists
+    return [
+        torch.tensor(ids + [token for token in column if token >= 0], device=device)
+        for ids, column in zip(_prompts(idx), columns)
+    ]
 
 # %% ../notebooks/10_generation.ipynb #9487dff9
 def stream_text(
@@ -285,10 +616,15 @@ def stream_text(
     seed: int | None = None,
     use_cache: bool = True,
     tokenizer: str = "gpt2",
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    stop: str | Iterable[str] = (),
+    past_block_size: str | None = None,
 ) -> Iterator[str]:
-    """Continue a text piece by piece; no piece holds a part of a character.
+    """Continue a text piece by piece; no piece holds a part of a character, or of a stop string.
 
-    The pieces join to the text of all drawn tokens before `<|endoftext|>`, which ends the stream.
+    The pieces join to the text of all drawn tokens before `<|endoftext|>`, which ends the stream, and before the first
+    stop string. First is the one that is complete first; of several that end together, the longest.
 
     Args:
         model: the model to draw from.
@@ -300,6 +636,10 @@ def stream_text(
         seed: the same seed gives the same text; None: another text each time.
         use_cache: keep keys and values; False gives the same text and takes longer.
         tokenizer: the tokenizer that the model was trained with.
+        min_p: draw only from tokens that have this share of the highest probability; 0 or None: from all.
+        repetition_penalty: above 1 makes tokens that stand in the text, prompt included, less likely; 1: none.
+        stop: one or more strings that end the text when they are written. They are not part of it.
+        past_block_size: what happens when the text is longer than the model can read, as in `stream`.
 
     Yields:
         Non-empty pieces of text.
@@ -309,25 +649,160 @@ def stream_text(
 
     Chapter: :doc:`/notebooks/10_generation`
     """
-    encoding = get_tokenizer(tokenizer)
+    model, encoding = unwrap(model), get_tokenizer(tokenizer)
     if model.config.vocab_size < encoding.n_vocab:
         raise ValueError(
             f"tokenizer {tokenizer!r} has {encoding.n_vocab} tokens, the model knows {model.config.vocab_size}; "
             "name the tokenizer that the model was trained with"
         )
-    device = model.transformer.wte.weight.device
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    idx = torch.tensor([encoding.encode_ordinary(prompt) or [encoding.eot_token]], device=device)  # (1, T)
-    rule = (temperature, top_k, top_p, generator, use_cache, encoding.n_vocab)
-    return _decode(stream(model, idx, max_new_tokens, *rule), encoding)
+    stop = [stop] if isinstance(stop, str) else list(stop)
+    if not all(stop):
+        raise ValueError(f"stop={stop!r} holds an empty string, which stands everywhere; leave it out")
+    ids = encoding.encode_ordinary(prompt) or [encoding.eot_token]
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    tokens = stream(
+        model,
+        [ids],
+        max_new_tokens,
+        **sampling,
+        generator=[secrets.randbelow(2**63) if seed is None else seed],
+        use_cache=use_cache,
+        n_tokens=encoding.n_vocab,
+        repetition_penalty=repetition_penalty,
+        stop_tokens=[encoding.eot_token],
+        past_block_size=past_block_size,
+    )
+    return until(_decode(tokens, encoding), stop)
 
 
-def _decode(tokens, encoding):
+def _decode(tokens: Iterator[torch.Tensor], encoding) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # holds back an incomplete character
     for token in tokens:
-        if token.item() == encoding.eot_token:
+        yield decoder.decode(encoding.decode_single_token_bytes(token.item()))
+    yield decoder.decode(b"", final=True)
+
+
+def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
+    """Pass pieces of text on up to the first stop string; what may be the beginning of one is held back.
+
+    However the text is cut into pieces, they join to the same.
+
+    Args:
+        pieces: the text.
+        stop: strings that end it; none may be empty.
+
+    Yields:
+        Non-empty pieces.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [(at + len(text), at) for text in stop if (at := held.find(text)) >= 0]
+        if found:  # the one that is complete first; of several, the one that begins first
+            held = held[: min(found)[1]]
             break
-        if text := decoder.decode(encoding.decode_single_token_bytes(token.item())):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+        # The longest end that a stop string begins with.
+        keep = max((n for text in stop for n in range(1, len(text)) if held.endswith(text[:n])), default=0)
+        if len(held) > keep:
+            yield held[: len(held) - keep]
+            held = held[len(held) - keep :]
+    if held:
+        yield held
+
+# %% ../notebooks/10_generation.ipynb #990fbedd
+class Int8Linear(nn.Module):
+    """A linear layer whose weights are whole numbers from -127 to 127, with a scale for each output.
+
+    On a CPU, input and output are rounded to bfloat16, which has three digits. For a head that is too coarse: large
+    logits would be equal that are not. So the largest can be computed again, exactly.
+
+    Args:
+        weight: (outputs, inputs).
+        bias: (outputs,), or None.
+        exact: how many of the largest outputs are computed again.
+
+    Source: Dettmers et al. 2022, "LLM.int8()" (arXiv 2208.07339), section 2, for the scale of each row.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, exact: int = 0):
+        super().__init__()
+        weight = weight.detach().float()
+        scale = (weight.abs().amax(1) / 127).clamp_min(1e-30).bfloat16()  # (outputs,)
+        whole = (weight / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+        self.exact = min(exact, len(weight))
+        self.register_buffer("weight", whole)  # (outputs, inputs)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    def rows(self, which: torch.Tensor) -> torch.Tensor:
+        """Rows of the weights in float32: (...) → (..., inputs)."""
+        return self.weight[which] * self.scale[which].float()[..., None]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x @ weight.T + bias`: (..., inputs) → (..., outputs)."""
+        if (
+            x.device.type != "cpu" or x.size(-1) % 32
+        ):  # the kernel is for CPUs, and reads 32 numbers at a time
+            return F.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype)[:, None], self.bias)
+        flat = x.reshape(-1, x.size(-1))  # (N, inputs)
+        y = torch._weight_int8pack_mm(flat.bfloat16(), self.weight, self.scale).float()  # (N, outputs)
+        if self.exact:
+            top = y.topk(self.exact).indices  # (N, exact)
+            y.scatter_(1, top, (self.rows(top) @ flat[..., None])[..., 0])
+        y = y if self.bias is None else y.add_(self.bias)
+        return y.view(*x.shape[:-1], -1)
+
+
+class Int8Embedding(nn.Module):
+    """Rows of an `Int8Linear`'s weights, for a head that is tied to the token embedding.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+
+    def __init__(self, head: Int8Linear):
+        super().__init__()
+        self.head = head
+
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
+        """(B, T) → (B, T, C)."""
+        return self.head.rows(idx)
+
+
+@torch.no_grad()
+def for_generation(model: GPT, int8: bool = False) -> GPT:
+    """A copy of a model that generates faster on a CPU, and is not for training.
+
+    The weights lie in memory by columns, in which order a product with one row is quicker; each of them is the same
+    number as before. With int8 they are rounded to one byte, the head and the token embedding (one matrix) included.
+
+    Args:
+        model: the model; it stays as it is.
+        int8: round the weights. They take a quarter of the memory, and generating reads a quarter.
+
+    Returns:
+        A GPT in evaluation mode, on the device of `model`, for `generate`, `stream` and `stream_text`.
+
+    Chapter: :doc:`/notebooks/10_generation`
+    """
+    model = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
+    if not int8:
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.data = layer.weight.data.t().contiguous().t()  # the same matrix, by columns
+        return model
+    for block in model.transformer.h:
+        for part, name in (
+            (block.attn, "c_attn"),
+            (block.attn, "c_proj"),
+            (block.mlp, "c_fc"),
+            (block.mlp, "c_proj"),
+        ):
+            layer = getattr(part, name)
+            setattr(part, name, Int8Linear(layer.weight, layer.bias))
+    model.lm_head = Int8Linear(model.lm_head.weight, exact=32)
+    model.transformer.wte = Int8Embedding(model.lm_head)
+    return model

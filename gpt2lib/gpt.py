@@ -152,23 +152,28 @@ class GPT(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
 
     def forward(
-        self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache=None
+        self,
+        idx: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        cache=None,
+        at: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits of the next token at every position; or, when targets are given, the loss.
 
         Args:
             idx: (B, T) int64, token ids.
             targets: (B, T) int64, the ids that should come out: `idx` moved by one.
-            cache: None, or the keys and values of earlier positions. It has a `length`, to which T is added, and
-                `cache[i]` is handed to block i.
+            cache: None, or the keys and values of earlier positions. `cache.positions(T)` makes room for T more and
+                says where they stand, (T,) or (B, T); `cache[i]` is handed to block i.
+            at: None, or (B,) int64: the one place of each row, from 0 to T - 1, whose logits are wanted.
 
         Returns:
-            `(logits, None)` with logits (B, T, V), without targets. `(None, loss)` with the mean cross-entropy in
-            nats per token, a scalar, with targets.
+            `(logits, None)` with logits (B, T, V), or (B, 1, V) with `at`, without targets. `(None, loss)` with the mean
+            cross-entropy in nats per token, a scalar, with targets.
 
         Raises:
-            ValueError: a shape is wrong, the sequence is longer than `block_size`, or, on a CPU, an id is not in
-                the vocabulary.
+            ValueError: a shape is wrong, the sequence is longer than `block_size` or than the cache has room for,
+                or, on a CPU, an id is not in the vocabulary.
         """
         if idx.dim() != 2 or idx.numel() == 0:
             raise ValueError(f"idx has shape {tuple(idx.shape)}; expected (B, T), both at least 1")
@@ -176,10 +181,10 @@ class GPT(nn.Module):
             raise ValueError(
                 f"targets have shape {tuple(targets.shape)}; expected that of idx, {tuple(idx.shape)}"
             )
-        T, start = idx.size(1), 0 if cache is None else cache.length
-        if start + T > self.config.block_size:
+        B, T = idx.shape
+        if cache is None and T > self.config.block_size:
             raise ValueError(
-                f"a sequence of {start + T} tokens is longer than block_size={self.config.block_size}; "
+                f"a sequence of {T} tokens is longer than block_size={self.config.block_size}; "
                 f"crop it to the last {self.config.block_size} tokens"
             )
         if (
@@ -192,12 +197,12 @@ class GPT(nn.Module):
                         f"{name} holds ids from {low} to {high}; allowed are 0 to {self.config.vocab_size - 1}: "
                         "encode the text with the tokenizer that the model was made for"
                     )
-        pos = torch.arange(start, start + T, device=idx.device)  # (T,)
+        pos = torch.arange(T, device=idx.device) if cache is None else cache.positions(T)  # (T,) or (B, T)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(pos))  # (B, T, C)
         for i, block in enumerate(self.transformer.h):
             x = block(x, None if cache is None else cache[i])  # (B, T, C)
-        if cache is not None:
-            cache.length += T
+        if at is not None:
+            x = x[torch.arange(B, device=x.device), at][:, None]  # (B, 1, C)
         x = self.transformer.ln_f(x)  # (B, T, C)
         if targets is None:
             return self.lm_head(x), None  # (B, T, V)
