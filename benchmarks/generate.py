@@ -41,7 +41,9 @@ FLAT = 1.25  # budget: time of a late token over that of an early one
 @dataclass
 class Options(common.Options):
     rounds: int = 3  # how often each side is measured; the sides take turns
-    compile: bool | None = None  # also the sides that compile, which takes minutes; by default not with --tiny
+    compile: bool | None = (
+        None  # also the sides that compile, which takes minutes; by default not with --tiny
+    )
 
 
 def weights(size: dict) -> GPT:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from .checkpoint import NANO, load_run
 from .data import load_corpus
 from .evaluate import evaluate_run
-from .generate import stream_text
+from .generate import for_generation, stream_text
 from .prepare import PrepareConfig, prepare
 from .pretrained import convert
 from .train import TrainConfig, train
@@ -37,15 +38,24 @@ class Generate:
     temperature: float = 0.8  # 0 takes the likeliest token each time
     top_k: int | None = None  # draw from the k likeliest tokens only
     top_p: float | None = 0.95  # draw from the likeliest tokens that make up this probability
+    min_p: float | None = None  # draw only from tokens with this share of the highest probability
+    repetition_penalty: float = 1.0  # above 1: what was said before becomes less likely
+    stop: tuple[str, ...] = ()  # strings that end the text; they are not printed
+    past_block_size: Literal["slide", "stop"] | None = None  # text too long for the model; None: slide, warn
+    int8: bool = False  # weights of one byte: faster, and a little less exact
     seed: int | None = None  # the same seed gives the same text
 
     def run(self) -> None:
         """Print the prompt and its continuation as it is drawn."""
         model, config = load_run(self.checkpoint)
-        settings = (self.max_new_tokens, self.temperature, self.top_k, self.top_p, self.seed)
+        settings = {name: value for name, value in vars(self).items() if name not in ("checkpoint", "int8")}
+        model = for_generation(model, int8=self.int8)
+        pieces = stream_text(model, **settings, tokenizer=config["tokenizer"])
         print(self.prompt, end="", flush=True)
-        for text in stream_text(model, self.prompt, *settings, tokenizer=config["tokenizer"]):
-            print(text, end="", flush=True)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"\ngpt2: {message}", file=sys.stderr)
+            for text in pieces:
+                print(text, end="", flush=True)
         print()
 
 
