@@ -542,7 +542,6 @@ def _stream(batch, texts, max_new_tokens, stop_tokens, past_block_size):
                 )
         for text in batch.step():
             if text.ids[-1] in stop_tokens:
-                text.ids.pop()
                 batch.leave(text)
         if not batch.texts:
             return
