@@ -481,7 +481,7 @@ def stream(
     stop_tokens: Iterable[int] = (),
     past_block_size: str | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Continue `idx` token by token. Each row comes out as it would alone, whoever else is in the batch.
+    """Continue `idx` token by token. Each row comes out as it would alone, whoever else is in the batch, up to rounding.
 
     Args:
         model: the model to draw from; what is inside the wrapper of `torch.compile` is used as it is.
