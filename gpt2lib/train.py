@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import io
 import json
 import math
 import os
 import platform
+import shutil
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
@@ -33,8 +37,9 @@ from .optim import configure_optimizers, get_lr
 from .tokenizer import get_tokenizer
 
 # %% auto #0
-__all__ = ['RECIPES', 'FREE', 'TrainConfig', 'pick_device', 'pick_dtype', 'keep_freed_memory', 'accumulate', 'shard',
-           'evaluation_windows', 'evaluate_loss', 'open_ledger', 'stop_signals', 'train']
+__all__ = ['RECIPES', 'FREE', 'TrainConfig', 'pick_device', 'pick_dtype', 'keep_freed_memory', 'speed_choices',
+           'deterministic_kernels', 'ready_batches', 'memory_needed', 'memory_free', 'check_memory', 'accumulate',
+           'shard', 'evaluation_windows', 'evaluate_loss', 'open_ledger', 'stop_signals', 'train']
 
 # %% ../notebooks/08_training_loop.ipynb #249fb3d4
 # What a preset sets beside the shape of the model. One step reads batch_size * grad_accum_steps * block_size tokens.
@@ -85,6 +90,14 @@ class TrainConfig:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     dtype: str = "auto"  # auto, float32, bfloat16 or float16
     compile: bool | None = None  # torch.compile; None: on CUDA only
+    pad_vocab: bool | None = None  # round GPT-2's vocabulary up to 50304 in a new run; None: on CUDA only
+    chunked_head: bool = True  # head and loss a few positions at a time, where that pays: on CPUs
+    fused: bool = True  # AdamW in one kernel, where PyTorch has one
+    tf32: bool = True  # matrix products of fp32 numbers in TF32, on NVIDIA GPUs
+    keep_memory: bool = True  # freed memory stays with the process, on Linux CPUs
+    prefetch: bool = True  # get the next batch ready while this one is computed
+    deterministic: bool = False  # only kernels that give the same bits each time on a GPU; slower
+    tensorboard: bool = False  # write curves for TensorBoard, too, into the run directory
     fsdp: bool | None = None  # split the model between processes; None: gpt2-large and gpt2-xl only
     tokenizer: str = "gpt2"  # gpt2 or bytes
     extend: bool = False  # let a run go on with another max_steps, which changes its schedule
@@ -187,6 +200,202 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large tensor
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep the free top of the heap
+
+# %% ../notebooks/08_training_loop.ipynb #c0ae1469
+def speed_choices(config: TrainConfig, device: torch.device, shape: GPTConfig) -> dict[str, str]:
+    """What makes a step quick, by flag: "on", "off", or the reason why this machine does without it.
+
+    Chapter: :doc:`/notebooks/08_training_loop`
+    """
+    cuda, cpu = device.type == "cuda", device.type == "cpu"
+    compiler = (
+        importlib.util.find_spec("triton")
+        if cuda
+        else any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+    )
+    ampere = cuda and torch.cuda.get_device_capability(device) >= (8, 0)
+    new_torch = hasattr(F, "linear_cross_entropy")
+    choices = {  # wanted, possible, the reason if it is not
+        "compile": (cuda if config.compile is None else config.compile, compiler, "needs a compiler"),
+        "chunked_head": (config.chunked_head, new_torch, "needs torch 2.13"),
+        "fused": (config.fused, cuda or cpu, f"PyTorch has none for {device.type}"),
+        "tf32": (config.tf32, ampere, "needs an NVIDIA GPU from Ampere on"),
+        "keep_memory": (
+            config.keep_memory,
+            cpu and platform.libc_ver()[0] == "glibc",
+            "needs glibc and a CPU",
+        ),
+        "prefetch": (config.prefetch, True, ""),
+    }
+    if new_torch and not (cpu and shape.vocab_size >= 8192):
+        choices["chunked_head"] = (config.chunked_head, False, "pays on CPUs, from a vocabulary of 8192 on")
+    return {n: "off" if not w else "on" if can else why for n, (w, can, why) in choices.items()}
+
+
+@contextlib.contextmanager
+def deterministic_kernels() -> Iterator[None]:
+    """Within the context a GPU computes with kernels that give the same bits each time; one that has no such form raises."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def ready_batches(
+    loader: DataLoaderLite, steps: range, n: int, device: torch.device, ahead: bool = True
+) -> Iterator[list[list[torch.Tensor]]]:
+    """Yield the `n` micro-batches of each step, on the device.
+
+    Args:
+        loader: gives the batches.
+        steps: the steps, in order.
+        n: micro-batches in a step.
+        device: where they go.
+        ahead: get the next step's ready in a thread while the caller computes. They are the same either way.
+
+    Chapter: :doc:`/notebooks/08_training_loop`
+    """
+
+    def load(step: int) -> list[list[torch.Tensor]]:
+        batches = [loader.batch_at(micro) for micro in range(step * n, (step + 1) * n)]
+        if device.type == "cuda":  # memory that a copy to the GPU can read without the processor
+            batches = [[t.pin_memory() for t in batch] for batch in batches]
+        return batches
+
+    with ThreadPoolExecutor(1) if ahead else contextlib.nullcontext() as pool:
+        following = pool.submit(load, steps[0]) if ahead and steps else None
+        for step in steps:
+            batches = following.result() if ahead else load(step)
+            following = pool.submit(load, step + 1) if ahead and step + 1 in steps else None
+            yield [[t.to(device, non_blocking=True) for t in batch] for batch in batches]
+
+# %% ../notebooks/08_training_loop.ipynb #5430dda6
+def memory_needed(
+    shape: GPTConfig,
+    batch_size: int,
+    dtype: torch.dtype = torch.float32,
+    parts: int = 1,
+    chunked: bool = False,
+) -> int:
+    """Estimate the memory of a training step in bytes: weights, gradient, averages, and what waits for the backward pass.
+
+    Args:
+        shape: the model.
+        batch_size: sequences of `block_size` tokens in a micro-batch.
+        dtype: the type to compute in.
+        parts: processes that weights, gradient and averages are split between.
+        chunked: head and loss in chunks, as `head_loss` does on a CPU.
+
+    Chapter: :doc:`/notebooks/08_training_loop`
+    """
+    V, C, L, T = shape.vocab_size, shape.n_embd, shape.n_layer, shape.block_size
+    half = dtype != torch.float32
+    parameters = (V + T) * C + L * (12 * C * C + 13 * C) + 2 * C
+    fixed = parameters * (18 if half else 16) // parts  # the 16-bit copies of autocast
+    token = L * (36 if half else 64) * C + 8 * C  # in 16 bits the stream stays in fp32
+    if chunked:  # the gradient of the head is made at once
+        return fixed + 4 * V * C + 2 * 4 * 256 * V + batch_size * T * (token + 4 * C)
+    return fixed + batch_size * T * (token + 12 * V)  # log-probabilities, and the two gradients below them
+
+
+def memory_free(device: torch.device) -> int | None:
+    """Return the bytes that a process can still get on this device; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux
+        kilobytes = Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]
+        found.append(1024 * int(kilobytes))
+    with contextlib.suppress(OSError, ValueError):  # a container with a limit of its own
+        limit, used = (
+            int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current")
+        )
+        cache = Path("/sys/fs/cgroup/memory.stat").read_text().split("inactive_file ")[1].split()[0]
+        found.append(limit - used + int(cache))
+    if not found and hasattr(os, "sysconf"):  # macOS: what is built in
+        with contextlib.suppress(OSError, ValueError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if found else None
+
+
+def check_memory(
+    config: TrainConfig,
+    shape: GPTConfig,
+    dtype: torch.dtype,
+    free: int | None,
+    parts: int = 1,
+    chunked: bool = False,
+    least: float = 0.75,
+) -> int:
+    """Return the bytes that a step of this run needs, about.
+
+    Raises:
+        ValueError: `least` of that is more than `free`; the message says what would fit.
+    """
+
+    def fits(batch_size: int) -> bool:
+        return free is None or least * memory_needed(shape, batch_size, dtype, parts, chunked) < free
+
+    needed = memory_needed(shape, config.batch_size, dtype, parts, chunked)
+    if not fits(config.batch_size):
+        most = max((b for b in range(config.batch_size) if fits(b)), default=0)
+        raise ValueError(
+            f"batch_size={config.batch_size} needs about {_size(needed)}, and {_size(free)} are free; "
+            f"{_smaller(config, most)}"
+        )
+    return needed
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 10**9 else f"{n / 1e6:.1f} MB"
+
+
+def _smaller(config: TrainConfig, most: int) -> str:
+    """Which flags make micro-batches of at most `most` sequences, and leave the step as it is."""
+    n = config.batch_size * config.grad_accum_steps
+    fitting = [b for b in range(1, most + 1) if n % b == 0]
+    if not fitting:
+        return "not one sequence fits: lower --block-size, or choose a smaller --preset"
+    return (
+        f"lower --batch-size from {config.batch_size} to {fitting[-1]} and raise --grad-accum-steps from "
+        f"{config.grad_accum_steps} to {n // fitting[-1]}: the step stays the same"
+    )
+
+
+def _step_seconds(
+    model: nn.Module,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    share: int,
+    autocast: contextlib.AbstractContextManager,
+) -> float:
+    """Time the forward and backward pass of the first `share` sequences. The model is left as it was."""
+    device = next(model.parameters()).device
+    x, y = (t[:share].to(device) for t in batch)
+    for _ in range(2):  # the first time it compiles, and meets its memory
+        begin = time.perf_counter()
+        with autocast:
+            _, loss = model(x, y)
+        loss.backward()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        seconds = time.perf_counter() - begin
+    model.zero_grad()
+    return seconds
+
+
+def _outlook(speed: dict[str, str], needed: int, free: int | None, seconds: float, steps: int) -> str:
+    """What is said before the first step."""
+    room = "" if free is None else f" of {_size(free)}"
+    without = "".join(f"; no {n}: {state}" for n, state in speed.items() if state not in ("on", "off"))
+    return (
+        f"memory: about {_size(needed)}{room}; one step takes about {seconds:.2g} s, {steps} steps about "
+        f"{tqdm.format_interval(seconds * steps)}\nspeed: {', '.join(n for n in speed if speed[n] == 'on')}{without}"
+    )
 
 # %% ../notebooks/08_training_loop.ipynb #04c9589b
 def accumulate(
@@ -323,14 +532,31 @@ def open_ledger(path: Path, start: int) -> io.FileIO:
 # A run may be resumed with other values of these: they do not change what is computed. The corpus counts by its
 # checksum, the preset by the values it sets, the batch by its size over all micro-batches and processes.
 FREE = {"preset", "corpus", "batch_size", "grad_accum_steps", "out", "eval_interval", "eval_tokens", "sample_interval",
-        "checkpoint_interval", "keep_last", "keep_best", "device", "compile", "fsdp", "extend"}  # fmt: skip
+        "checkpoint_interval", "keep_last", "keep_best", "device", "compile", "fsdp", "extend",
+        "pad_vocab", "chunked_head", "fused", "tf32", "keep_memory", "prefetch", "deterministic", "tensorboard"}  # fmt: skip
 
 
-def _identity(config: TrainConfig, corpus: Corpus, world_size: int) -> dict:
+def _shape(config: TrainConfig, device: torch.device) -> GPTConfig:
+    """The model of this run: a new one on CUDA has its vocabulary rounded up, a resumed one keeps what it has."""
+    shape = config.model
+    padded = replace(shape, vocab_size=math.ceil(shape.vocab_size / 64) * 64)
+    if config.vocab_size is not None:
+        return shape
+    try:
+        known = json.loads(Path(config.out, "config.json").read_text(encoding="utf-8"))["model"]["vocab_size"]
+    except (OSError, ValueError, KeyError, TypeError):  # a new run; what is damaged is said later
+        known = None
+    for kept in (shape, padded):
+        if kept.vocab_size == known:
+            return kept
+    return padded if config.pad_vocab or (config.pad_vocab is None and device.type == "cuda") else shape
+
+
+def _identity(config: TrainConfig, shape: GPTConfig, corpus: Corpus, world_size: int) -> dict:
     """What must stay the same when a run is resumed."""
     return {
         **{f.name: getattr(config, f.name) for f in fields(config) if f.name not in FREE},
-        **asdict(config.model),
+        **asdict(shape),
         "sequences_per_step": config.batch_size * config.grad_accum_steps * world_size,
         "corpus_sha256": corpus.sha256,
     }
@@ -356,14 +582,19 @@ def _check_resume(path: Path, identity: dict, extend: bool) -> None:
 
 
 def _header(
-    config: TrainConfig, corpus: Corpus, model: GPT, loader: DataLoaderLite, device: torch.device
+    config: TrainConfig,
+    corpus: Corpus,
+    model: GPT,
+    loader: DataLoaderLite,
+    device: torch.device,
+    speed: dict[str, str],
 ) -> dict:
     """What a reader of the ledger has to know, and whoever repeats the run."""
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine()
     return {
         "config": asdict(config),
-        "model": asdict(config.model),
+        "model": asdict(model.config),
         "seed": config.seed,
         "corpus": {"name": corpus.name, "sha256": corpus.sha256, "train_tokens": len(loader.tokens)},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -375,6 +606,7 @@ def _header(
             "numpy": np.__version__,
         },
         "device": {"type": str(device), "name": name, "threads": torch.get_num_threads()},
+        "speed": speed,
     }
 
 # %% ../notebooks/08_training_loop.ipynb #3ba5841d
@@ -465,9 +697,9 @@ def train(config: TrainConfig, on_line: Callable[[dict], None] | None = None) ->
             dist.init_process_group("nccl", device_id=device)
         else:
             dist.init_process_group("gloo")
-    if device.type == "cpu":
-        keep_freed_memory()
     with contextlib.ExitStack() as held:  # all that is given back at the end, however it comes
+        if config.deterministic:
+            held.enter_context(deterministic_kernels())
         caught = held.enter_context(stop_signals(together=2.0 if world_size > 1 else 0.0))
         _train(config, device, rank, world_size, caught, held, on_line)
     if world_size > 1:  # not after an error: to say goodbye to a process that has died may take forever
@@ -484,9 +716,11 @@ def _train(
     held: contextlib.ExitStack,
     on_line: Callable[[dict], None] | None,
 ) -> None:
-    run, shape, first = Path(config.out), config.model, rank == 0
+    run, shape, first = Path(config.out), _shape(config, device), rank == 0
     corpus, encoding = load_corpus(config.corpus), get_tokenizer(config.tokenizer)
-    identity = _identity(config, corpus, world_size)
+    identity, speed = _identity(config, shape, corpus, world_size), speed_choices(config, device, shape)
+    if speed["keep_memory"] == "on":
+        keep_freed_memory()
     tokens = corpus.tokens("train", config.tokenizer)
     validation = corpus.tokens("validation", config.tokenizer)
     try:
@@ -494,30 +728,35 @@ def _train(
     except ValueError as error:
         raise ValueError(f"{corpus.name}: {error} (B is --batch-size, T is --block-size)") from None
     eval_tokens = evaluation_windows(validation, shape.block_size, config.eval_tokens)[:, 1:].size
+    dtype, compiled = pick_dtype(config.dtype, str(device)), speed["compile"] == "on"
+    large = config.preset in ("gpt2-large", "gpt2-xl")
+    split = world_size > 1 and (large if config.fsdp is None else config.fsdp)
+    room = (memory_free(device), world_size if split else 1, speed["chunked_head"] == "on")
+    needed = check_memory(
+        config, shape, dtype, *room, least=0.5 if compiled else 0.75
+    )  # kernels that are joined keep less
     if first:
         held.enter_context(lock_run(run))
     if (run / "config.json").exists():
         _check_resume(run / "config.json", identity, config.extend)
 
     torch.manual_seed(config.seed)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
+    if speed["tf32"] == "on":
+        torch.set_float32_matmul_precision("high")
     raw = model = GPT(shape)
-    dtype = pick_dtype(config.dtype, str(device))
-    compiled = device.type == "cuda" if config.compile is None else config.compile
-    large = config.preset in ("gpt2-large", "gpt2-xl")
-    split = world_size > 1 and (large if config.fsdp is None else config.fsdp)
+    raw.chunked_head = config.chunked_head
     if split:
         shard(model, device, dtype, compiled)
     else:
         model.to(device)
-    optimizer = configure_optimizers(model, config.weight_decay, config.max_lr, device.type)
+    optimizer = configure_optimizers(model, config.weight_decay, config.max_lr, device.type, config.fused)
     autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     warmup_steps = min(config.warmup_steps, config.max_steps)
     start = _resume(run, model, optimizer, scaler, world_size, device)
     if start > config.max_steps:
         raise ValueError(f"{run} has taken {start} steps already; give a --max-steps of at least that")
+    board = held.enter_context(_open_board(run, start)) if first and config.tensorboard else None
     if compiled and not split:
         model = torch.compile(model)
     if world_size > 1 and not split:
@@ -539,6 +778,10 @@ def _train(
                 with writing(run / "ledger.jsonl"):
                     while data:
                         data = data[ledger.write(data) :]
+                if board is not None:
+                    for name, value in values.items():
+                        if isinstance(value, (int, float)):
+                            board.add_scalar(f"{kind}/{name}", value, step)
                 if on_line is not None:
                     on_line(line)
 
@@ -572,18 +815,31 @@ def _train(
             return loss
 
         if first and ledger.tell() == 0:
-            log("header", 0, **_header(config, corpus, raw, loader, device))
+            log("header", 0, **_header(config, corpus, raw, loader, device, speed))
         if start == 0:
             report(0)
-        for step in range(start, config.max_steps):
+        steps = range(start, config.max_steps)
+        if on_line is None and steps:
+            share = config.batch_size if compiled or device.type != "cpu" else 1
+            seconds = _step_seconds(model, loader.batch_at(0), share, autocast)
+            seconds *= config.batch_size / share * config.grad_accum_steps
+            if first:
+                bar.write(_outlook(speed, needed, room[0], seconds, len(steps)))
+        batches_ahead = ready_batches(loader, steps, config.grad_accum_steps, device, config.prefetch)
+        held.callback(batches_ahead.close)
+        for step in steps:
             begin = time.perf_counter()
             lr = get_lr(step, config.max_lr, config.min_lr, warmup_steps, config.max_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             torch.manual_seed(config.seed + step * world_size + rank)  # dropout is a function of the step
-            micro_steps = range(step * config.grad_accum_steps, (step + 1) * config.grad_accum_steps)
-            batches = [[t.to(device) for t in loader.batch_at(micro)] for micro in micro_steps]
-            total = accumulate(model, batches, autocast, scaler)
+            batches = next(batches_ahead)
+            try:
+                total = accumulate(model, batches, autocast, scaler)
+            except torch.OutOfMemoryError:
+                raise ValueError(
+                    f"step {step} does not fit into the memory of {device}; {_smaller(config, config.batch_size // 2)}"
+                ) from None
             if world_size > 1:
                 dist.all_reduce(total)
                 total /= world_size
@@ -592,10 +848,12 @@ def _train(
             norm = (norm.full_tensor() if split else norm).item()  # over the parts of all processes
             loss = total.item()
             if not (math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled())):
+                micro_steps = range(step * config.grad_accum_steps, (step + 1) * config.grad_accum_steps)
                 raise FloatingPointError(
                     f"step {step}: loss {loss}, gradient norm {norm}; the weights were left as they were. Windows of "
-                    f"the batch: {[loader.windows_at(micro) for micro in micro_steps]}. Last checkpoint: "
-                    f"{latest_checkpoint(run)}. Lower --max-lr (now {config.max_lr})"
+                    f"the batch: {[loader.windows_at(micro) for micro in micro_steps]}; window w begins at token "
+                    f"{shape.block_size} × w. Last checkpoint: {latest_checkpoint(run)}. Lower --max-lr (now "
+                    f"{config.max_lr})"
                 )
             scaler.step(optimizer)  # with fp16, leaves out a step whose gradient overflowed
             scaler.update()
@@ -625,6 +883,15 @@ def _train(
                 if not quiet:
                     bar.write(f"stopped after step {done}, saved; the same command goes on from there")
                 break
+
+
+def _open_board(run: Path, start: int) -> contextlib.AbstractContextManager:
+    """A writer for TensorBoard, which drops what an earlier start wrote about steps from `start` on."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter(str(run / "tensorboard"), purge_step=start)
 
 
 def _resume(

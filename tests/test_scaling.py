@@ -123,7 +123,7 @@ def small(corpus: str, out: Path, world_size: int = 1, **changes) -> TrainConfig
     settings = dict(
         tokenizer="bytes", block_size=16, n_layer=2, n_head=2, n_embd=12, batch_size=4 // world_size,
         grad_accum_steps=2, max_steps=STEPS, warmup_steps=3, eval_interval=10, eval_tokens=16 * 13,
-        sample_interval=25, checkpoint_interval=7, device="cpu",
+        sample_interval=25, checkpoint_interval=7, device="cpu", prefetch=False,
     )  # fmt: skip
     return TrainConfig(corpus=corpus, out=str(out), **{**settings, **changes})
 
