@@ -11,6 +11,7 @@ import torch
 
 from gpt2lib.gpt import GPT, GPTConfig
 from gpt2lib.ledger import read_ledger
+from gpt2lib.train import TrainConfig, check_memory, memory_needed
 
 TINY = ablations.RECIPE | dict(
     n_layer=2, n_head=2, n_embd=16, block_size=12, batch_size=3, max_lr=0.2, min_lr=0.02, warmup_steps=4, max_steps=12,
@@ -118,6 +119,14 @@ def test_gpu_run_records_what_does_not_fit(tmp_path, monkeypatch):
     assert gpu_run.train_until(fields, tmp_path, math.inf)
     assert json.loads((tmp_path / "batch.json").read_text()) == {"batch_size": 2, "grad_accum_steps": 4}
     assert read_ledger(tmp_path / "train").header["tokens_per_step"] == 192  # as many as before
+
+
+def test_gpu_run_knows_the_words_of_a_batch_that_does_not_fit():
+    config = TrainConfig(**gpu_run.TINY)
+    free = memory_needed(config.model, batch_size=2)
+    with pytest.raises(ValueError) as refused:
+        check_memory(config, config.model, torch.float32, free, least=1.0)
+    assert gpu_run.does_not_fit(refused.value) and not gpu_run.does_not_fit(ValueError("another --out"))
 
 
 def test_gpu_run_records_a_measurement_that_dies_or_hangs():

@@ -33,6 +33,7 @@ import torch  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from gpt2lib.checkpoint import latest_checkpoint  # noqa: E402
+from gpt2lib.gpt import GPTConfig  # noqa: E402
 from gpt2lib.ledger import FORMULAS, flops_per_token, mfu, peak_flops, read_ledger  # noqa: E402
 from gpt2lib.train import TrainConfig, train  # noqa: E402
 
@@ -41,7 +42,7 @@ SAVING = 45  # of them, kept for the last step, its checkpoint and the report
 ROW = 150  # least seconds left to begin a row of the sweep: most of it is compilation
 BUDGET = 600_000  # tokens a second of GPT-2 on one H100
 
-GPT2 = dict(preset="gpt2", device="cuda", vocab_size=50304, checkpoint_interval=1000)
+GPT2 = dict(preset="gpt2", device="cuda", checkpoint_interval=1000)
 TINY = dict(
     preset="nano", device="cpu", tokenizer="bytes", n_layer=2, n_head=2, n_embd=32, block_size=24, batch_size=4,
     grad_accum_steps=2, max_steps=40, eval_interval=20, eval_tokens=480, sample_interval=20, compile=False,
@@ -53,16 +54,20 @@ TINY = dict(
 
 def sweep_rows(rehearse: bool) -> list[dict]:
     """Fields of TrainConfig by row, and `attention`; a ladder in which each rung keeps the ones before, then batches."""
+    plain = dict(dtype="float32", compile=False, fused=False, tf32=False, pad_vocab=False, prefetch=False)
     ladder = {
-        "plain fp32": dict(dtype="float32", compile=False, attention="math", vocab_size=50257),
+        "plain fp32": plain | {"attention": "math"},
+        "+ TF32": dict(tf32=True),
         "+ bf16": dict(dtype="bfloat16"),
         "+ fused attention": dict(attention="fused"),
-        "+ padded vocabulary": dict(vocab_size=50304),
+        "+ padded vocabulary": dict(pad_vocab=True),
+        "+ fused AdamW": dict(fused=True),
+        "+ prefetch": dict(prefetch=True),
         "+ torch.compile": dict(compile=True),
     }
     size, batches = 16, (4, 8, 32, 64)
     if rehearse:
-        ladder = {name: ladder[name] | {"vocab_size": 257} for name in ("plain fp32", "+ bf16")}
+        ladder = {name: ladder[name] for name in ("plain fp32", "+ bf16")}
         size, batches = 2, (4,)
     rows, on = [], {"batch_size": size, "grad_accum_steps": 1}
     for name, change in ladder.items():
@@ -75,16 +80,28 @@ class Enough(Exception):
     """Ends a run from its callback, without the checkpoint that its end would write."""
 
 
-def steps_of(config: TrainConfig, attention: str, warm: int, on_step: Callable[[int, dict], None]) -> None:
-    """Call `on_step` with the number and the ledger line of each step after `warm`, until it raises Enough."""
+def does_not_fit(error: Exception) -> bool:
+    """Whether `train` ran out of memory, or says beforehand that it would."""
+    return isinstance(error, torch.OutOfMemoryError) or "lower --batch-size" in str(error)
+
+
+def steps_of(config: TrainConfig, attention: str, warm: int, on_step: Callable[[int, dict], None]) -> dict:
+    """Call `on_step` with the number and the ledger line of each step after `warm`, until it raises Enough.
+
+    Returns the ledger's header.
+    """
     math_only = sdpa_kernel(SDPBackend.MATH) if attention == "math" else contextlib.nullcontext()
+    header: dict = {}
 
     def watch(line: dict) -> None:
-        if line["kind"] == "step" and line["step"] >= warm:
+        if line["kind"] == "header":
+            header.update(line)
+        elif line["kind"] == "step" and line["step"] >= warm:
             on_step(line["step"] - warm, line)
 
     with math_only, contextlib.suppress(Enough):
         train(config, on_line=watch)
+    return header
 
 
 def measuring(fields: dict, folder: str) -> TrainConfig:
@@ -106,25 +123,27 @@ def measure(base: dict, row: dict, warm: int, steps: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         config = measuring(fields, folder)
         try:
-            steps_of(config, row["attention"], warm, count)
-        except torch.OutOfMemoryError:
-            return row | {"error": "out of memory"}
-        except (
-            Exception
-        ) as error:  # such as a machine without a compiler: say so, and go on with the next row
-            return row | {"error": f"{type(error).__name__}: {error}"[:300]}
-    tokens = config.batch_size * config.grad_accum_steps * config.model.block_size
-    cuda = config.device.startswith("cuda")
-    name = torch.cuda.get_device_name() if cuda else "CPU"
-    rate = statistics.median(rates)
+            header = steps_of(config, row["attention"], warm, count)
+        except Exception as error:  # whatever it is, the next row is measured
+            what = "out of memory" if does_not_fit(error) else f"{type(error).__name__}: {error}"[:300]
+            return row | {"error": what}
+    cuda, rate, model = (
+        config.device.startswith("cuda"),
+        statistics.median(rates),
+        GPTConfig(**header["model"]),
+    )
+    name = header["device"]["name"] if cuda else "CPU"
     return row | {
         "tokens_per_second": round(rate),
         "spread": [round(min(rates)), round(max(rates))],
-        "milliseconds": round(1000 * tokens / rate, 2),
+        "milliseconds": round(1000 * header["tokens_per_step"] / rate, 2),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
         "seconds_in_all": round(time.perf_counter() - begin, 1),
+        "without": {
+            what: why for what, why in header["speed"].items() if row.get(what) and why not in ("on", "off")
+        },
         "mfu": {
-            formula: round(flops_per_token(config.model, formula) * rate / peak, 4)
+            formula: round(flops_per_token(model, formula) * rate / peak, 4)
             for formula in FORMULAS
             if (peak := peak_flops(name, formula))
         },
@@ -197,8 +216,8 @@ def train_until(fields: dict, folder: Path, deadline: float) -> bool:
         try:
             train(config, on_line=watch)
             break
-        except torch.OutOfMemoryError:
-            if config.batch_size % 2:
+        except (torch.OutOfMemoryError, ValueError) as error:
+            if config.batch_size % 2 or not does_not_fit(error):
                 raise
         half = {"batch_size": config.batch_size // 2, "grad_accum_steps": config.grad_accum_steps * 2}
         print(f"{config.batch_size} sequences do not fit; going on with {half}", flush=True)
@@ -298,7 +317,7 @@ def report(folder: Path, fields: dict) -> str:
                 [row["name"], row["batch_size"], row["error"], "", "", "", ""]
                 if "error" in row
                 else [
-                    row["name"],
+                    row["name"] + "".join(f" (not {what}: {why})" for what, why in row["without"].items()),
                     row["batch_size"],
                     f"{row['tokens_per_second']:,}",
                     " to ".join(f"{rate:,}" for rate in row["spread"]),
