@@ -363,7 +363,7 @@ def test_apples_gpu_is_no_cpu(monkeypatch):
 
 
 NAN = """
-import json, os, sys
+import json, os, sys, time
 import gpt2lib
 
 module = sys.modules["gpt2lib.train"]
@@ -374,6 +374,7 @@ try:
     module.train(module.TrainConfig(**json.loads(sys.argv[1])))
 except FloatingPointError as error:
     print("rank", rank, error, flush=True)
+    time.sleep(3)  # the other one may still be waiting for the last words of this one
 """
 
 
