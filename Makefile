@@ -9,13 +9,14 @@ SOURCES = notebooks/. gpt2lib/. tests/. tools/. book/. .github/. .ci/. *.py *.md
 TESTED = _build/tested
 STAGES = check-export lint test book links
 
-.PHONY: help install book serve test demo train gpu-run export check $(filter-out test book,$(STAGES)) requirements address clean
+.PHONY: help install book serve test demo space train gpu-run export check $(filter-out test book,$(STAGES)) requirements address clean
 
 help:
 	@echo "make book      install into $(VENV), run the notebooks, build the site into _build/html"
 	@echo "make serve     show the site on http://127.0.0.1:$(PORT)"
 	@echo "make test      run every notebook and every test"
 	@echo "make demo      talk to the model that ships with the package"
+	@echo "make space     write a Hugging Face Space with that model into _build/space"
 	@echo "make train     train the nano model into runs/nano; goes on where it stopped"
 	@echo "make gpu-run   train GPT-2 on a machine with CUDA, nine minutes a call; installs nothing"
 	@echo "make export    tidy notebooks/ and write gpt2lib/ from them"
@@ -56,6 +57,9 @@ rerun:
 
 demo: $(READY)
 	$(BIN)/python app.py
+
+space: $(READY)
+	$(BIN)/python tools/space.py
 
 train: $(READY)
 	$(BIN)/gpt2 train --preset nano --out runs/nano

@@ -1031,6 +1031,11 @@ class Guard:
         finally:
             service.waiting[tag] -= 1
             service.waiting += Counter()  # forget those without any
+            pending = (
+                self.demo._queue.pending_event_ids_session
+            )  # Gradio keeps an empty set for each client that ever came
+            if pending.get(tag) == set():
+                del pending[tag]
 
     async def read(self, receive) -> bytes | None:
         """The body of a request, or None if it is too long."""
@@ -1174,7 +1179,7 @@ def launch_settings(demo, host: str = "127.0.0.1", port: int | None = None, root
         enable_monitoring=False,
         max_file_size=1,
         max_threads=2 * (limits.rows + limits.waiting),
-        state_session_capacity=1000,
+        state_session_capacity=100,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
@@ -1203,6 +1208,7 @@ def serve(
     Chapter: :doc:`/notebooks/13_demo`
     """
     sys.setswitchinterval(0.0005)  # the engine's thread waits less for its turn
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))  # one core for those who wait
     checkpoints = checkpoint or (() if pretrained else (NANO,))
     models = load_models(checkpoints, pretrained, untrained=checkpoints == (NANO,))
     demo = build_demo(Service(models, limits))

@@ -4,11 +4,14 @@ import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -225,8 +228,6 @@ def test_generate_text_is_the_page_without_a_page():
 
 
 def test_a_damaged_checkpoint_is_not_served(tmp_path):
-    import shutil
-
     run = shutil.copytree(NANO, tmp_path / "run")
     weights = next(run.glob("checkpoints/*/model.safetensors"))
     data = bytearray(weights.read_bytes())
@@ -250,16 +251,19 @@ def test_a_damaged_checkpoint_is_not_served(tmp_path):
 class App:
     """`python app.py` in a process of its own, and a visitor without a browser."""
 
-    def __init__(self, folder: Path, *flags: str):
+    def __init__(
+        self, folder: Path, *flags: str, command: tuple = (sys.executable, ROOT / "app.py"), **variables: str
+    ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "app.log"
-        command = [sys.executable, str(ROOT / "app.py"), "--port", str(self.port), *flags]
+        environment = {**ENVIRONMENT, "GRADIO_SERVER_PORT": str(self.port), **variables}
+        command = [*map(str, command), *(flag.format(port=self.port) for flag in flags)]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
+                command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         self.http = httpx.Client(base_url=self.url, timeout=60, limits=httpx.Limits(keepalive_expiry=2))
         end = time.monotonic() + 120
@@ -312,7 +316,7 @@ class App:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    app = App(tmp_path_factory.mktemp("app"), "--limits.per-minute", "1000000")
+    app = App(tmp_path_factory.mktemp("app"), "--port", "{port}", "--limits.per-minute", "1000000")
     yield app
     app.close()
     assert "Traceback" not in app.log.read_text(), app.log.read_text()
@@ -420,7 +424,7 @@ def test_many_visitors_at_once_each_get_their_own_text(app):
 
 
 def test_too_many_requests_get_one_sentence(tmp_path):
-    app = App(tmp_path, "--limits.per-minute", "2")
+    app = App(tmp_path, "--port", "{port}", "--limits.per-minute", "2")
     try:
         assert [
             app.generate().startswith("refused: that was 2 requests within a minute") for _ in range(4)
@@ -497,3 +501,50 @@ def test_two_thousand_odd_requests_leave_the_server_as_it_was(app):
     after = app.health()
     assert after["status"] == "ok" and after["queue"] == before["queue"]
     assert app.generate(tokens=30, seed=2) == text
+
+
+# A Space
+
+
+def test_a_space_runs_in_a_fresh_environment(tmp_path):
+    subprocess.run(
+        [sys.executable, ROOT / "tools" / "space.py", "--out", tmp_path / "space"],
+        check=True,
+        env=ENVIRONMENT,
+    )
+    header = (tmp_path / "space" / "README.md").read_text().split("---")[1]
+    assert (
+        "sdk: gradio" in header
+        and f"sdk_version: {version('gradio')}" in header
+        and "app_file: app.py" in header
+    )
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--retries", "1", "-r", "requirements.txt"]
+    done = subprocess.run(install, cwd=tmp_path / "space", capture_output=True, text=True)
+    if (
+        done.returncode
+        and not os.environ.get("CI")
+        and re.search("connection|No matching distribution", done.stderr, re.I)
+    ):
+        pytest.skip("offline: the packages of the Space could not be fetched")
+    assert done.returncode == 0, done.stderr
+    space = App(tmp_path / "space", command=(python, "app.py"), PYTHONPATH="")
+    try:
+        assert space.generate(tokens=20, seed=9) == generate_text("ROMEO:\n", max_new_tokens=20, seed=9)[7:]
+    finally:
+        space.close()
+
+
+def test_a_space_with_a_model_of_ones_own(tmp_path):
+    run = shutil.copytree(NANO, tmp_path / "mine")
+    command = [sys.executable, ROOT / "tools" / "space.py", "--out", tmp_path / "space", "--checkpoint", run]
+    subprocess.run(command, check=True, env=ENVIRONMENT)
+    assert (
+        load_run(tmp_path / "space" / "model" / "mine")[1]
+        and not (tmp_path / "space" / "gpt2lib" / "assets" / "nano").exists()
+    )
+    told = subprocess.run(
+        [*command[:3], tmp_path, *command[4:]], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert told.returncode != 0 and "is not a Space" in told.stderr and run.exists()

@@ -26,7 +26,7 @@ PATIENT = 60_000  # ms: a busy machine is no failure
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    app = App(tmp_path_factory.mktemp("app"), "--limits.per-minute", "1000000")
+    app = App(tmp_path_factory.mktemp("app"), "--port", "{port}", "--limits.per-minute", "1000000")
     yield app
     app.close()
     assert "Traceback" not in app.log.read_text(), app.log.read_text()
