@@ -41,9 +41,7 @@ FLAT = 1.25  # budget: time of a late token over that of an early one
 @dataclass
 class Options(common.Options):
     rounds: int = 3  # how often each side is measured; the sides take turns
-    compile: bool | None = (
-        None  # also the sides that compile, which takes minutes; by default not with --tiny
-    )
+    compile: bool = True  # also the sides that compile, which takes minutes; never with --tiny
 
 
 def weights(size: dict) -> GPT:
@@ -165,7 +163,7 @@ def late_over_early(seconds: list[float]) -> float:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     (label, size), *_ = (TINY if options.tiny else SIZES).items()
-    compiled = not options.tiny if options.compile is None else options.compile
+    compiled = options.compile and not options.tiny
     names = [name for name in SIDES if compiled or "compiled" not in name]
     longest, batches = max(size["tokens"]), size["batches"]
     sides = {name: common.Side(side, name, size, threads=options.threads) for name in names}
