@@ -33,15 +33,17 @@ SIZES = {
 TINY = dict(model=dict(block_size=32, vocab_size=8192, n_layer=2, n_head=2, n_embd=16), B=2, T=32, steps=2)
 TIME, MEMORY = {"nano": 0.45, "124M": 0.6}, {"nano": 0.5}  # the budgets: ours over theirs
 
-# What a side does. Every rung keeps what the rungs above it turned on; the last one is ours.
-THEIRS = "transformers"
+# What a side does. Each rung keeps what those above it turned on. `train` stops at OURS; what follows is tried on top of it.
+THEIRS, OURS = "transformers", "+ fused AdamW: gpt2lib"
+OFF = dict(chunked=False, keep=False, fused=False, bf16=False, compile=False)
 RUNGS = {
-    "plain": dict(chunked=False, keep=False, fused=False),
-    "+ head and loss in chunks": dict(chunked=True, keep=False, fused=False),
-    "+ freed memory kept": dict(chunked=True, keep=True, fused=False),
-    "+ fused AdamW: gpt2lib": dict(chunked=True, keep=True, fused=True),
+    "plain": OFF,
+    "+ head and loss in chunks": {**OFF, "chunked": True},
+    "+ freed memory kept": {**OFF, "chunked": True, "keep": True},
+    OURS: {**OFF, "chunked": True, "keep": True, "fused": True},
+    "tried: bf16": {**OFF, "chunked": True, "keep": True, "fused": True, "bf16": True},
+    "tried: torch.compile": {**OFF, "chunked": True, "keep": True, "fused": True, "compile": True},
 }
-OURS = list(RUNGS)[-1]
 
 
 def build(side: str, size: dict) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[], torch.Tensor], int]:
@@ -66,7 +68,13 @@ def build(side: str, size: dict) -> tuple[nn.Module, torch.optim.Optimizer, Call
     model = GPT(GPTConfig(**shape))
     model.chunked_head = choice["chunked"]
     optimizer = model.configure_optimizers(fused=choice["fused"])
-    return model, optimizer, lambda: model(x, y)[1], imported
+    run = torch.compile(model) if choice["compile"] else model
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=choice["bf16"]):
+            return run(x, y)[1]
+
+    return model, optimizer, forward, imported
 
 
 def make(side: str, size: dict) -> Callable[[int], dict]:
@@ -97,9 +105,12 @@ def fresh(side: str, size: dict) -> dict:
 def compare(name: str, size: dict, options: common.Options) -> tuple[str, list[dict], dict]:
     """Measure all sides at one size: a table, the budgets, and the numbers behind them."""
     chosen = (THEIRS, OURS) if options.tiny else (THEIRS, *RUNGS)
+    if name == "124M":  # each side holds gigabytes
+        chosen = (THEIRS, "plain", OURS, "tried: bf16")
     sides = {side: common.Side(make, side, size, threads=options.threads) for side in chosen}
     try:
-        first = {side: there.run(2)["losses"][0] for side, there in sides.items()}  # also warms up
+        warm = {side: there.run(2) for side, there in sides.items()}  # the first step also compiles
+        first = {side: result["losses"][0] for side, result in warm.items()}
         for side, loss in first.items():  # chapter 5: what a fresh model should say
             expected = math.log(size["model"]["vocab_size"]) + size["model"]["n_embd"] * 0.02**2 / 2
             if not abs(loss - expected) < 0.1:
@@ -118,10 +129,10 @@ def compare(name: str, size: dict, options: common.Options) -> tuple[str, list[d
     seconds = {side: [statistics.median(r["seconds"]) for r in results[side]] for side in sides}
     memory = {side: common.alone(fresh, side, size, threads=options.threads) for side in sides}
     peak = {side: memory[side]["peak"] for side in sides}
-    rows, before = [], None
+    rows, before = [], THEIRS
     for side in sides:
         time_, ratio = common.spread(seconds[side]), common.ratios(seconds[side], seconds[THEIRS])
-        gain = f"{common.ratios(seconds[before], seconds[side])['median']:.2f} ×" if before in RUNGS else "–"
+        gain = f"{common.ratios(seconds[before], seconds[side])['median']:.2f} ×" if side in RUNGS else "–"
         rows.append([
             side,
             f"{1e3 * time_['median']:,.0f} ({1e3 * time_['low']:,.0f}–{1e3 * time_['high']:,.0f})",
@@ -130,8 +141,9 @@ def compare(name: str, size: dict, options: common.Options) -> tuple[str, list[d
             f"{peak[side] / 1e6:,.0f}",
             f"{peak[side] / peak[THEIRS]:.2f}",
         ])  # fmt: skip
-        before = side
-    header = ["side", "ms a step (range)", "of theirs", "faster than the line above", "peak MB", "of theirs"]
+        if not side.startswith("tried"):
+            before = side
+    header = ["side", "ms a step (range)", "of theirs", "faster than the rung before", "peak MB", "of theirs"]
     budgets = []
     if name in TIME:
         measured = common.ratios(seconds[OURS], seconds[THEIRS])["median"]
@@ -139,7 +151,13 @@ def compare(name: str, size: dict, options: common.Options) -> tuple[str, list[d
     if name in MEMORY:
         measured = peak[OURS] / peak[THEIRS]
         budgets.append(common.budget(f"{name}: peak memory, ours / theirs", measured, MEMORY[name]))
-    data = {"seconds": seconds, "peak_bytes": peak, "parameters": parameters.pop(), "first_loss": first}
+    data = {
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "parameters": parameters.pop(),
+        "first_loss": first,
+        "first_step_seconds": {side: result["seconds"][0] for side, result in warm.items()},
+    }
     return common.table(rows, header), budgets, data
 
 
