@@ -1183,6 +1183,7 @@ def launch_settings(demo, host: str = "127.0.0.1", port: int | None = None, root
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
+        _frontend=False,  # else Gradio asks for its own page first, and ends where a busy machine takes 3 s for it
         app_kwargs={"middleware": [Middleware(Guard, demo=demo)]},
     )
 
