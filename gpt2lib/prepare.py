@@ -386,8 +386,9 @@ class _Folder:
             if (folder / name).exists():
                 self._take_up(folder / name)
                 return
-        if any(folder.iterdir()):
+        if any(path.name != f"{PROGRESS}.tmp" for path in folder.iterdir()):  # which a kill may leave
             raise ValueError(f"{folder} holds other files; choose an empty folder, or a new one")
+        self._note(PROGRESS)  # from now on what is in the folder is known to be ours
 
     def _take_up(self, path: Path) -> None:
         try:

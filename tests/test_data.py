@@ -366,7 +366,7 @@ def test_a_file_gets_its_name_when_it_is_on_the_disk_and_not_before(documents, t
     monkeypatch.setattr(os, "fsync", lambda file: calls.append("fsync") or sync(file))
     monkeypatch.setattr(os, "replace", lambda a, b: calls.append(Path(b).name) or replace(a, b))
     prepare(config, progress=False)
-    names = ["train_00000.bin", "validation_00000.bin", "progress.json", "manifest.json"]
+    names = ["progress.json", "train_00000.bin", "validation_00000.bin", "progress.json", "manifest.json"]
     assert calls == [
         call for name in names for call in ("fsync", name, "fsync")
     ]  # the file, its name, the folder
