@@ -563,13 +563,14 @@ def test_int8_is_near_and_its_rows_are_independent(n_embd):
 
 @torch.no_grad()
 def test_the_largest_logits_of_an_int8_head_are_exact():
-    torch.manual_seed(0)
-    x, weight = torch.randn(64, 96), 0.1 * torch.randn(900, 96)
+    model = lively(GPTConfig(block_size=16, vocab_size=900, n_layer=1, n_head=2, n_embd=96))
     common = torch.randn(96)
-    x, weight = x + common, weight - 100 * common / (common @ common)  # all logits near -100, as GPT-2's
-    from gpt2lib.generate import Int8Linear
-
-    head = Int8Linear(weight, exact=32)
-    exact = x @ head.rows(torch.arange(900)).T
-    assert exact.max() < -50 and torch.equal(head(x).argmax(1), exact.argmax(1))
-    assert not torch.equal(Int8Linear(weight)(x).argmax(1), exact.argmax(1))  # what it is there for
+    model.transformer.ln_f.bias.data = common
+    model.transformer.wte.weight -= 100 * common / (common @ common)  # all logits far from 0, as GPT-2's
+    small, seen = for_generation(model, int8=True), []
+    small.lm_head.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    logits = small(torch.randint(900, (8, 16)))[0]
+    exact = seen[0] @ small.lm_head.rows(torch.arange(900)).T
+    assert exact.max() < -30 and torch.equal(logits.argmax(-1), exact.argmax(-1))
+    small.lm_head.exact = 0
+    assert not torch.equal(small.lm_head(seen[0]).argmax(-1), exact.argmax(-1))  # what it is there for
