@@ -337,22 +337,25 @@ def _find_source(config: PrepareConfig) -> _Files | _HubDataset:
 def _encode(encoding: tiktoken.Encoding, batch: list[Piece]) -> dict[str, tuple[np.ndarray, int]]:
     """For each split its ids (N,) uint16, each document preceded by `<|endoftext|>`, and the number of documents."""
     rows: dict[str, list] = {}
-    for piece in batch:
-        row = rows.setdefault(piece.split, [])
-        if piece.begins:
-            row.append(np.array([encoding.eot_token], dtype=np.uint32))
-        try:
-            ids = encoding.encode_to_numpy(
-                piece.text, disallowed_special=()
-            )  # frees the lock of the interpreter
-        except (
-            UnicodeEncodeError
-        ):  # half a surrogate pair, from an escape in JSON: as encode_ordinary does it
-            text = piece.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = encoding.encode_to_numpy(text, disallowed_special=())
-        row.append(ids)
+    for (split, plain), pieces in itertools.groupby(batch, lambda p: (p.split, END_OF_TEXT in p.text)):
+        row = rows.setdefault(split, [])
+        if plain:  # the author wrote <|endoftext|>: it stays text
+            for piece in pieces:
+                row += [_ids(encoding, END_OF_TEXT * piece.begins), _ids(encoding, piece.text, frozenset())]
+        else:  # one long text, so that a thread seldom has to wait for Python's lock
+            row.append(_ids(encoding, "".join(END_OF_TEXT * piece.begins + piece.text for piece in pieces)))
     begun = {split: sum(piece.begins for piece in batch if piece.split == split) for split in rows}
     return {split: (np.concatenate(row).astype(np.uint16), begun[split]) for split, row in rows.items()}
+
+
+def _ids(
+    encoding: tiktoken.Encoding, text: str, special: frozenset[str] = frozenset({END_OF_TEXT})
+) -> np.ndarray:
+    try:
+        return encoding.encode_to_numpy(text, allowed_special=special, disallowed_special=())
+    except UnicodeEncodeError:  # half a surrogate pair, from an escape in JSON: as encode_ordinary does it
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return encoding.encode_to_numpy(text, allowed_special=special, disallowed_special=())
 
 
 def _batches(source: _Files | _HubDataset, place: list | dict | None, size: int) -> Iterator[tuple]:
@@ -399,7 +402,7 @@ class _Folder:
             raise ValueError(
                 f"{path} is damaged ({error!r}); delete {self.folder}, and prepare again"
             ) from None
-        if different:
+        if parts and different:
             listed = "; ".join(
                 f"{n} was {reprlib.repr(settings.get(n))}, now {reprlib.repr(self.settings.get(n))}"
                 for n in different

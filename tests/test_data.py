@@ -265,7 +265,11 @@ config, seconds, rng, killed, done = json.loads(sys.argv[1]), 0, random.Random(7
 def start(out):
     child = os.fork()
     if child == 0:
-        prepare(PrepareConfig(**config, out=out), progress=False)
+        try:
+            prepare(PrepareConfig(**config, out=out), progress=False)
+        except BaseException as error:
+            print(repr(error), *os.listdir(out), file=sys.stderr, flush=True)
+            os._exit(1)
         os._exit(0)
     return child
 
@@ -302,6 +306,23 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(kind, documents, tmp_
     assert int(done.stdout) >= 5
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert {"manifest.json", "train_00009.bin"} < files(tmp_path / "whole").keys()
+
+
+@pytest.mark.parametrize(
+    "left", ["progress.json.tmp", "train_00000.bin.tmp", "train_00000.bin", "validation_00000.bin"]
+)
+def test_killed_before_the_first_part_was_finished_it_begins_again(documents, tmp_path, left):
+    config = settings_for(write_kind("txt", documents[:20], tmp_path), tmp_path / "out")
+    whole = files(prepare(settings_for(config.corpus, tmp_path / "whole"), progress=False))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 0)
+        with pytest.raises(OSError):
+            prepare(config, progress=False)
+    if left == "progress.json.tmp":
+        Path(config.out, "progress.json").unlink()
+    Path(config.out, left).write_bytes(b"half")
+    prepare(config, progress=False)
+    assert files(config.out) == whole
 
 
 def test_a_streamed_data_set_goes_on_where_it_was(documents, tmp_path, monkeypatch):
