@@ -7,8 +7,11 @@ __all__ = ['COLORS', 'LINESTYLES', 'Picture', 'subplots', 'show', 'heatmap', 'fr
 import hashlib
 import html
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import product
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -333,60 +336,135 @@ def _visible(label: object) -> str:
     return "␣" * before + core + "␣" * (len(text) - before - len(core))
 
 # %% ../notebooks/A1_figures.ipynb #070361ff
+def _share(panels: Sequence[str], uid: str) -> tuple[str, list[str]]:
+    """Store once what frames have in common: the store, and the frames that point to it."""
+    from xml.etree import ElementTree
+
+    names: dict[str, str] = {}  # markup -> the id under which it is stored
+    roots = [ElementTree.fromstring(panel) for panel in panels]
+
+    def name(markup: str) -> str:
+        return names.setdefault(markup, f"{uid}-s{len(names)}")
+
+    def markup(node: Any) -> str:
+        return ElementTree.tostring(node, "unicode").replace(" />", "/>")
+
+    def place(node: Any) -> None:
+        for i, child in enumerate(node):
+            if count[markup(child)] > 1 and len(markup(child)) > 60:
+                node[i] = ElementTree.Element("use", href="#" + name(markup(child)))
+            else:
+                place(child)
+
+    for root in roots:
+        renamed = {}
+        for parent in list(root.iter()):
+            for defs in parent.findall("defs"):
+                renamed |= {part.attrib.pop("id"): name(markup(part)) for part in defs}
+                parent.remove(defs)
+        for node in root.iter():
+            for key in {"clip-path", "href", "fill", "style"} & {*node.keys()}:
+                node.set(
+                    key, re.sub(r"(?<=#)[\w-]+", lambda m, r=renamed: r.get(m[0], m[0]), node.get(key, ""))
+                )
+    count = Counter(markup(node) for root in roots for node in root.iter())
+    for root in roots:
+        place(root)
+    store = "".join(re.sub(r"^<\w+", rf'\g<0> id="{key}"', text) for text, key in names.items())
+    # Not `display:none`: what a hidden drawing stores for clipping is ignored.
+    hidden = '<svg width="0" height="0" aria-hidden="true" style="position:absolute">'
+    return f"{hidden}<defs>{store}</defs></svg>", [markup(root) for root in roots]
+
+# %% ../notebooks/A1_figures.ipynb #29fea976
+_HEAVIEST = 300_000  # bytes of one figure with frames
+
 _FRAMES_CSS = (
-    ".gpt2-frames{position:relative;display:flex;flex-wrap:wrap;gap:.4rem}"
+    ".gpt2-frames{position:relative;display:flex;flex-wrap:wrap;align-items:center;gap:.4rem}"
     # Out of sight, not out of reach: an input that is not displayed cannot be focused.
     ".gpt2-frames>input{position:absolute;opacity:0;width:1px;height:1px;margin:0}"
     ".gpt2-frames>label{min-width:1.5rem;margin:0;padding:.2rem .65rem;border:1px solid currentColor;"
     "border-radius:1rem;text-align:center;font-size:.85rem;line-height:1.4;cursor:pointer}"
     ".gpt2-frames>input:checked+label{background:#0072B2;border-color:#0072B2;color:#fff;font-weight:600}"
     ".gpt2-frames>input:focus-visible+label{outline:3px solid #D55E00;outline-offset:2px}"
+    ".gpt2-frames>span{flex:0 0 100%;margin:.2rem 0 -.2rem;font-size:.85rem}"
     ".gpt2-panels{flex:0 0 100%;min-width:0;max-width:100%}"
     ".gpt2-panels>div{display:none}"
 )
 
 
 def frames(
-    figures: Sequence["Figure"], labels: Sequence[object], caption: str, alt: Sequence[str]
+    figures: Sequence["Figure"],
+    labels: Sequence[object] | Mapping[str, Sequence[object]],
+    caption: str,
+    alt: Sequence[str],
+    start: int = 0,
 ) -> Picture:
-    """Show one figure at a time, chosen by a row of buttons that need neither a kernel nor JavaScript.
+    """Show one figure at a time, chosen by rows of buttons that need neither a kernel nor JavaScript.
 
     Args:
         figures: the frames, all of one size.
-        labels: a short label for the button of each frame.
+        labels: a short label for the button of each frame; or, for several settings, the labels of each by its name.
+            Then the frames stand in the order of `itertools.product`: the last setting changes first.
         caption: the one message of the whole; `backticks` become code.
         alt: what is seen in each frame.
+        start: the frame that is shown before anything is chosen.
 
     Returns:
-        A picture that a notebook displays; it starts at the first frame.
+        A picture that a notebook displays.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there is no frame, the three lists differ in length, or a text is empty.
+        ValueError: there is no frame, the lists do not fit each other, a text is empty, or the whole is
+            larger than 300 kB.
 
     Chapter: :doc:`/notebooks/A1_figures`
     """
     caption = _checked("caption", caption)
     alts = [alt] if isinstance(alt, str) else list(alt)
-    if not figures or not len(figures) == len(labels) == len(alts):
-        counts = f"{len(figures)} figures, {len(labels)} labels, {len(alts)} alt texts"
+    settings = (
+        {key: list(map(str, row)) for key, row in labels.items()} if isinstance(labels, Mapping) else {}
+    )
+    settings = settings or {"": list(map(str, labels))}
+    expected = math.prod(map(len, settings.values()))
+    if not figures or not len(figures) == expected == len(alts):
+        counts = f"{len(figures)} figures, {expected} labels, {len(alts)} alt texts"
         raise ValueError(f"got {counts}; give at least one figure, and a label and an alt text for each")
+    if not 0 <= start < expected:
+        raise ValueError(f"start={start} is no frame; the first is 0, the last {expected - 1}")
     alts = [_checked(f"alt[{i}]", text) for i, text in enumerate(alts)]
     panels = [_svg(fig, text) for fig, text in zip(figures, alts, strict=True)]
     uid = "r" + _digest(caption + "".join(panels))
-    buttons = "".join(
-        f'<input type="radio" name="{uid}" id="{uid}-{i}"{"" if i else " checked"}>'
-        f'<label for="{uid}-{i}">{html.escape(str(label))}</label>'
-        for i, label in enumerate(labels)
-    )
+    store, panels = _share(panels, uid)
+
+    places = list(product(*(range(len(row)) for row in settings.values())))  # of each frame, its buttons
+    buttons, chosen = "", []
+    for s, (key, row) in enumerate(settings.items()):
+        buttons += f'<span aria-hidden="true">{_words(key)}</span>' if key else ""
+        for i, label in enumerate(row):
+            told = f' aria-label="{html.escape(f"{key}: {label}")}"' if key else ""
+            checked = " checked" if places[start][s] == i else ""
+            buttons += f'<input type="radio" name="{uid}-{s}" id="{uid}-{s}-{i}"{told}{checked}>'
+            buttons += f'<label for="{uid}-{s}-{i}">{html.escape(label)}</label>'
+    for n, place in enumerate(places, 1):
+        path = "~".join(f"#{uid}-{s}-{i}:checked" for s, i in enumerate(place))
+        chosen.append(f"{path}~.gpt2-panels>:nth-child({n})")
     width = figures[0].get_figwidth()
-    shown = "".join(f"<div>{_scroll(svg, caption, width)}</div>" for svg in panels)
-    chosen = ",".join(f"#{uid}-{i}:checked~.gpt2-panels>:nth-child({i + 1})" for i in range(len(panels)))
+    shown = "".join(
+        f"<div{'' if n == start else ' hidden'}>{_scroll(svg, caption, width)}</div>"
+        for n, svg in enumerate(panels)
+    )
+    role = "radiogroup" if len(settings) == 1 else "group"
     markup = (
-        f'<div class="gpt2-frames" role="radiogroup" aria-label="{html.escape(caption)}">{buttons}'
+        f'{store}<div class="gpt2-frames" role="{role}" aria-label="{html.escape(caption)}">{buttons}'
         f'<div class="gpt2-panels">{shown}</div></div>{_figcaption(caption)}'
     )
-    return Picture(caption, markup, f"{_FRAMES_CSS}{chosen}{{display:block}}")
+    picture = Picture(caption, markup, f"{_FRAMES_CSS}{','.join(chosen)}{{display:block!important}}")
+    if (size := len(picture._repr_html_().encode())) > _HEAVIEST:
+        raise ValueError(
+            f"the {expected} frames have {size:,} bytes, a page should carry {_HEAVIEST:,} at most; "
+            "show fewer frames, or draw less that differs from frame to frame"
+        )
+    return picture
 
 # %% ../notebooks/A1_figures.ipynb #eda1557e
 _TABLE_CSS = (
