@@ -19,7 +19,7 @@ import torch.nn as nn
 import tyro
 
 from gpt2lib import GPT, GPTConfig
-from gpt2lib.train import keep_freed_memory
+from gpt2lib.train import OneDNN, keep_freed_memory, onednn_pays
 
 # The shape; B sequences of T tokens; steps in a round.
 SIZES = {
@@ -34,15 +34,17 @@ TINY = dict(model=dict(block_size=32, vocab_size=8192, n_layer=2, n_head=2, n_em
 TIME, MEMORY = {"nano": 0.45, "124M": 0.6}, {"nano": 0.5}  # the budgets: ours over theirs
 
 # What a side does. Each rung keeps what those above it turned on. `train` stops at OURS; what follows is tried on top of it.
-THEIRS, OURS = "transformers", "+ fused AdamW: gpt2lib"
-OFF = dict(chunked=False, keep=False, fused=False, bf16=False, compile=False)
+THEIRS, OURS = "transformers", "+ oneDNN: gpt2lib"
+OFF = dict(chunked=False, keep=False, fused=False, onednn=False, bf16=False, compile=False)
+FUSED = {**OFF, "chunked": True, "keep": True, "fused": True}
 RUNGS = {
     "plain": OFF,
     "+ head and loss in chunks": {**OFF, "chunked": True},
     "+ freed memory kept": {**OFF, "chunked": True, "keep": True},
-    OURS: {**OFF, "chunked": True, "keep": True, "fused": True},
-    "tried: bf16": {**OFF, "chunked": True, "keep": True, "fused": True, "bf16": True},
-    "tried: torch.compile": {**OFF, "chunked": True, "keep": True, "fused": True, "compile": True},
+    "+ fused AdamW": FUSED,
+    OURS: {**FUSED, "onednn": onednn_pays()},  # on other processors the rung before, once more
+    "tried: bf16": {**FUSED, "bf16": True},
+    "tried: torch.compile": {**FUSED, "compile": True},
 }
 
 
@@ -71,7 +73,10 @@ def build(side: str, size: dict) -> tuple[nn.Module, torch.optim.Optimizer, Call
     run = torch.compile(model) if choice["compile"] else model
 
     def forward() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=choice["bf16"]):
+        around = (
+            OneDNN() if choice["onednn"] else torch.autocast("cpu", torch.bfloat16, enabled=choice["bf16"])
+        )
+        with around:
             return run(x, y)[1]
 
     return model, optimizer, forward, imported
@@ -106,7 +111,7 @@ def compare(name: str, size: dict, options: common.Options) -> tuple[str, list[d
     """Measure all sides at one size: a table, the budgets, and the numbers behind them."""
     chosen = (THEIRS, OURS) if options.tiny else (THEIRS, *RUNGS)
     if name == "124M":  # each side holds gigabytes
-        chosen = (THEIRS, "plain", OURS, "tried: bf16")
+        chosen = (THEIRS, "plain", "+ fused AdamW", OURS, "tried: bf16")
     sides = {side: common.Side(make, side, size, threads=options.threads) for side in chosen}
     try:
         warm = {side: there.run(2) for side, there in sides.items()}  # the first step also compiles

@@ -29,6 +29,7 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from .data import Corpus, DataLoaderLite, load_corpus
@@ -38,8 +39,9 @@ from .tokenizer import get_tokenizer
 
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'TrainConfig', 'pick_device', 'pick_dtype', 'keep_freed_memory', 'speed_choices',
-           'deterministic_kernels', 'ready_batches', 'memory_needed', 'memory_free', 'check_memory', 'accumulate',
-           'shard', 'evaluation_windows', 'evaluate_loss', 'open_ledger', 'stop_signals', 'train']
+           'deterministic_kernels', 'ready_batches', 'onednn_pays', 'OneDNN', 'memory_needed', 'memory_free',
+           'check_memory', 'accumulate', 'shard', 'evaluation_windows', 'evaluate_loss', 'open_ledger', 'stop_signals',
+           'train']
 
 # %% ../notebooks/08_training_loop.ipynb #249fb3d4
 # What a preset sets beside the shape of the model. One step reads batch_size * grad_accum_steps * block_size tokens.
@@ -93,6 +95,7 @@ class TrainConfig:
     pad_vocab: bool | None = None  # round GPT-2's vocabulary up to 50304 in a new run; None: on CUDA only
     chunked_head: bool = True  # head and loss a few positions at a time, where that pays: on CPUs
     fused: bool = True  # AdamW in one kernel, where PyTorch has one
+    onednn: bool = True  # linear layers in fp32 by oneDNN, on AMD processors with AVX-512
     tf32: bool = True  # matrix products of fp32 numbers in TF32, on NVIDIA GPUs
     keep_memory: bool = True  # freed memory stays with the process, on Linux CPUs
     prefetch: bool = True  # get the next batch ready while this one is computed
@@ -219,6 +222,11 @@ def speed_choices(config: TrainConfig, device: torch.device, shape: GPTConfig) -
         "compile": (cuda if config.compile is None else config.compile, compiler, "needs a compiler"),
         "chunked_head": (config.chunked_head, new_torch, "needs torch 2.13"),
         "fused": (config.fused, cuda or cpu, f"PyTorch has none for {device.type}"),
+        "onednn": (
+            config.onednn,
+            cpu and config.dtype in ("auto", "float32") and not config.compile and onednn_pays(),
+            "pays in fp32, uncompiled, on AMD processors with AVX-512",
+        ),
         "tf32": (config.tf32, ampere, "needs an NVIDIA GPU from Ampere on"),
         "keep_memory": (
             config.keep_memory,
@@ -271,6 +279,76 @@ def ready_batches(
             batches = following.result() if ahead else load(step)
             following = pool.submit(load, step + 1) if ahead and step + 1 in steps else None
             yield [[t.to(device, non_blocking=True) for t in batch] for batch in batches]
+
+# %% ../notebooks/08_training_loop.ipynb #be29c667
+def onednn_pays() -> bool:
+    """Whether this is an AMD processor with AVX-512, which MKL does not use there, and PyTorch has oneDNN's product."""
+    cpu = Path("/proc/cpuinfo")
+    maker = cpu.read_text() if cpu.exists() else platform.processor()
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and "AuthenticAMD" in maker and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`a @ b.T + bias` by oneDNN: (…, K) and (N, K) → (…, N)."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """`F.linear` by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias=None):
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        return _product(x, weight, bias)  # (…, N)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        rows, g = x.flatten(0, -2), grad.flatten(0, -2)  # (M, K), (M, N)
+        to_x = _product(g, weight.T).view_as(x) if ctx.needs_input_grad[0] else None
+        to_weight = _product(g.T, rows.T) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight, g.sum(0) if ctx.biased else None
+
+
+class _HeadLoss(torch.autograd.Function):
+    """`F.linear_cross_entropy` by oneDNN, 512 positions at a time; the gradient is made on the way."""
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, learning):
+        total, to_x, to_weight = x.new_zeros(()), torch.empty_like(x), None
+        for rows, ids, out in zip(x.split(512), targets[:, None].split(512), to_x.split(512), strict=True):
+            logits = _product(rows, weight)  # (n, V)
+            logits -= logits.amax(1, keepdim=True)
+            at_target = logits.gather(1, ids)  # (n, 1)
+            weights = logits.exp_().sum(1, keepdim=True)
+            total += (weights.log() - at_target).sum()
+            if not learning:
+                continue
+            grad = logits.div_(weights * len(x))
+            grad.scatter_add_(1, ids, torch.full_like(at_target, -1 / len(x)))  # (softmax - one-hot) / N
+            out.copy_(_product(grad, weight.T))
+            part = _product(grad.T, rows.T)  # (V, C)
+            to_weight = part if to_weight is None else to_weight.add_(part)
+        ctx.save_for_backward(to_x, to_weight)
+        return total / len(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        to_x, to_weight = ctx.saved_tensors
+        return to_x * grad, to_weight * grad, None, None
+
+
+class OneDNN(TorchFunctionMode):
+    """Within the context, linear layers and the chunked head on a CPU in fp32 are computed by oneDNN; all else as ever."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.linear and args[0].dtype == torch.float32:
+            return _Linear.apply(*args)
+        if function is getattr(F, "linear_cross_entropy", None) and args[0].dtype == torch.float32:
+            return _HeadLoss.apply(*args, torch.is_grad_enabled())
+        return function(*args, **(kwargs or {}))
 
 # %% ../notebooks/08_training_loop.ipynb #5430dda6
 def memory_needed(
@@ -533,7 +611,7 @@ def open_ledger(path: Path, start: int) -> io.FileIO:
 # checksum, the preset by the values it sets, the batch by its size over all micro-batches and processes.
 FREE = {"preset", "corpus", "batch_size", "grad_accum_steps", "out", "eval_interval", "eval_tokens", "sample_interval",
         "checkpoint_interval", "keep_last", "keep_best", "device", "compile", "fsdp", "extend",
-        "pad_vocab", "chunked_head", "fused", "tf32", "keep_memory", "prefetch", "deterministic", "tensorboard"}  # fmt: skip
+        "pad_vocab", "chunked_head", "fused", "onednn", "tf32", "keep_memory", "prefetch", "deterministic", "tensorboard"}  # fmt: skip
 
 
 def _shape(config: TrainConfig, device: torch.device) -> GPTConfig:
@@ -750,7 +828,9 @@ def _train(
     else:
         model.to(device)
     optimizer = configure_optimizers(model, config.weight_decay, config.max_lr, device.type, config.fused)
-    autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+    autocast = OneDNN() if speed["onednn"] == "on" else contextlib.nullcontext()
+    if dtype != torch.float32:
+        autocast = torch.autocast(device.type, dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     warmup_steps = min(config.warmup_steps, config.max_steps)
     start = _resume(run, model, optimizer, scaler, world_size, device)

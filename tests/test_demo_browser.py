@@ -71,12 +71,16 @@ class Page:
             self.tab.locator("#model input").click()
             self.tab.get_by_role("option", name=value, exact=True).click()
         else:
-            fields = self.tab.locator(f"#{name} input, #{name} textarea")  # a slider has two that show one value
+            fields = self.tab.locator(
+                f"#{name} input, #{name} textarea"
+            )  # a slider has two that show one value
             for _ in range(10):
                 fields.first.fill(str(value))
                 fields.first.press("Tab")
                 self.tab.wait_for_timeout(300)  # a person is not quicker
-                if {float(v) for v in fields.evaluate_all("all => all.map(node => node.value)")} == {float(value)}:
+                if {float(v) for v in fields.evaluate_all("all => all.map(node => node.value)")} == {
+                    float(value)
+                }:
                     return
             raise AssertionError(f"{name} does not take {value}")
 
