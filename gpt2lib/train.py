@@ -313,12 +313,12 @@ class _Linear(torch.autograd.Function):
 
 
 class _HeadLoss(torch.autograd.Function):
-    """`F.linear_cross_entropy` by oneDNN, 512 positions at a time; the gradient is made on the way."""
+    """`F.linear_cross_entropy` by oneDNN, 256 positions at a time; the gradient is made on the way."""
 
     @staticmethod
     def forward(ctx, x, weight, targets, learning):
         total, to_x, to_weight = x.new_zeros(()), torch.empty_like(x), None
-        for rows, ids, out in zip(x.split(512), targets[:, None].split(512), to_x.split(512), strict=True):
+        for rows, ids, out in zip(x.split(256), targets[:, None].split(256), to_x.split(256), strict=True):
             logits = _product(rows, weight)  # (n, V)
             logits -= logits.amax(1, keepdim=True)
             at_target = logits.gather(1, ids)  # (n, 1)
