@@ -35,8 +35,9 @@ import torch
 
 from .checkpoint import NANO, load_run
 from .data import load_corpus
-from .engine import Engine, Refused, Ticket, filtered
+from .engine import Engine, Refused, Ticket
 from .evaluate import match_lengths
+from .generate import next_token_probabilities
 from .gpt import GPT
 from .pretrained import from_pretrained
 from .tokenizer import get_tokenizer
@@ -417,16 +418,14 @@ def tokens_view(service: Service, settings: Settings, tokens: list[int], most: i
     prompt = service.ids(settings.prompt)
     ids = prompt + tokens
     n = service.encoding.n_vocab
-    logits = service.models[settings.model][0](torch.tensor([ids]))[0][0, :, :n].numpy()  # (T, n)
+    logits = service.models[settings.model][0](torch.tensor([ids]))[0][0]  # (T, V)
+    rule = (settings.temperature, settings.top_k, settings.top_p, n)
     names = functools.cache(lambda token: pieces(service, [token])[0])
     shown, others = [[names(ids[0]), None, None]], [[]]
     for t in range(1, len(ids)):
-        before = filtered(logits[t - 1], 1.0, 0, 1.0)  # (n,)
+        before = logits[t - 1, :n].float().softmax(0)  # (n,)
         drawn = t >= len(prompt)
-        after = (
-            filtered(logits[t - 1], settings.temperature, settings.top_k, settings.top_p) if drawn else None
-        )
-        best = np.argpartition(before, -most)[-most:]
+        after = next_token_probabilities(logits[t - 1 : t], *rule)[0] if drawn else None  # (n,)
 
         def row(token, before=before, after=after):
             return [
@@ -436,7 +435,7 @@ def tokens_view(service: Service, settings: Settings, tokens: list[int], most: i
             ]
 
         shown.append(row(ids[t]))
-        others.append([row(token) for token in best[np.argsort(-before[best])]])
+        others.append([row(token) for token in before.topk(most).indices])
     return {"kind": "tokens", "first": len(prompt), "tokens": shown, "others": others}
 
 
