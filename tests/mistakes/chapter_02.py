@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 
@@ -47,8 +48,127 @@ def head_sdpa(x, w, b):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
+def many_one_by_one(x, w, b, w_o, b_o):
+    results = []
+    for h in range(w.size(1)):
+        q, k, v = (F.linear(x, w[j, h], b[j, h]) for j in range(3))
+        scores = q @ k.transpose(1, 2) / math.sqrt(w.size(2))
+        future = torch.ones(x.size(1), x.size(1), dtype=torch.bool).triu(1)
+        results.append(scores.masked_fill(future, -math.inf).softmax(-1) @ v)
+    return F.linear(torch.cat(results, dim=-1), w_o, b_o)
+
+
+def many_einsum(x, w, b, w_o, b_o):
+    B, T, C = x.shape
+    _, H, D, _ = w.shape
+    q, k, v = torch.einsum("btc,jhdc->jbhtd", x, w) + b[:, None, :, None]
+    scores = torch.einsum("bhtd,bhsd->bhts", q, k) / D**0.5
+    scores = torch.where(torch.ones(T, T).tril().bool(), scores, -torch.inf)
+    y = torch.einsum("bhts,bhsd->bthd", scores.softmax(dim=-1), v)
+    return y.reshape(B, T, C) @ w_o.T + b_o
+
+
+def many_sdpa(x, w, b, w_o, b_o):
+    B, T, C = x.shape
+    H = w.shape[1]
+    q, k, v = F.linear(x, w.reshape(3 * C, C), b.reshape(3 * C)).split(C, dim=-1)
+    q = q.view(B, T, H, C // H).transpose(1, 2)
+    k = k.view(B, T, H, C // H).transpose(1, 2)
+    v = v.view(B, T, H, C // H).transpose(1, 2)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return F.linear(y.transpose(1, 2).contiguous().view(B, T, C), w_o, b_o)
+
+
+class MaskedAttention(nn.Module):
+    """As in many courses: a buffer with the mask, all steps written out."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        mask = torch.tril(torch.ones(config.block_size, config.block_size))
+        self.register_buffer("mask", mask.view(1, 1, config.block_size, config.block_size))
+
+    def forward(self, x):
+        B, T, C = x.size()
+        q, k, v = self.c_attn(x).split(C, dim=2)
+        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        att = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
+        att = att.masked_fill(self.mask[:, :, :T, :T] == 0, float("-inf"))
+        att = F.softmax(att, dim=-1)
+        att = self.dropout(att)
+        y = att @ v
+        y = y.transpose(1, 2).contiguous().view(B, T, C)
+        return self.dropout(self.c_proj(y))
+
+
+class FusedAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.H, self.rate = config.n_head, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        q, k, v = self.c_attn(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
+        p = self.rate if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        return self.c_proj(y.transpose(1, 2).flatten(2))
+
+
+class EinsumAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        C = config.n_embd
+        self.sizes = config.n_head, C // config.n_head
+        self.c_attn, self.c_proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (z.reshape(B, T, *self.sizes) for z in self.c_attn(x).chunk(3, dim=-1))
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / self.sizes[1] ** 0.5
+        seen = torch.arange(T)[:, None] >= torch.arange(T)
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        return self.c_proj(torch.einsum("bhqk,bkhd->bqhd", weights, v).reshape(B, T, C))
+
+
+class LoopAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        C, H = self.config.n_embd, self.config.n_head
+        D = C // H
+        made = self.c_attn(x)
+        heads = []
+        for h in range(H):
+            q = made[:, :, h * D : (h + 1) * D]
+            k = made[:, :, C + h * D : C + (h + 1) * D]
+            v = made[:, :, 2 * C + h * D : 2 * C + (h + 1) * D]
+            rows = []
+            for t in range(x.size(1)):
+                scores = (q[:, t : t + 1] * k[:, : t + 1]).sum(-1) / D**0.5
+                rows.append((scores.softmax(-1)[:, :, None] * v[:, : t + 1]).sum(1))
+            heads.append(torch.stack(rows, dim=1))
+        return self.c_proj(torch.cat(heads, dim=-1))
+
+
 NO_MASK = '    scores = scores.masked_fill(mask == 0, float("-inf"))\n'
-RIGHT = {"head": [head_loops, head_matmul, head_einsum, head_sdpa]}
+FILL = '        att = att.masked_fill(self.mask[:, :, :T, :T] == 0, float("-inf"))\n'
+SPLIT_Q, SPLIT_K, SPLIT_V = (f"{z}.view(B, T, H, C // H).transpose(1, 2)" for z in "qkv")
+VIEW_Q, VIEW_K, VIEW_V = (f"{z}.reshape(B, H, T, C // H)" for z in "qkv")
+RIGHT = {
+    "head": [head_loops, head_matmul, head_einsum, head_sdpa],
+    "multi_head": [many_one_by_one, many_einsum, many_sdpa],
+    "attention": [MaskedAttention, FusedAttention, EinsumAttention, LoopAttention],
+}
 WRONG = {
     "head": [
         ("no-mask", head_matmul, NO_MASK, ""),
@@ -61,13 +181,172 @@ WRONG = {
             "scores.tril()",
         ),
         ("mask-after-softmax", head_matmul, NO_MASK, "", "return weights @ v", "return (weights * mask) @ v"),
-        ("no-scale", head_matmul, " / math.sqrt(q.size(-1))", ""),
-        ("no-scale", head_loops, " / math.sqrt(D)", ""),
+        ("finite-mask", head_matmul, 'float("-inf")', "-1e4"),
+        ("finite-mask", head_matmul, 'float("-inf")', "-1e9"),
         (
-            "sees-future",
+            "mask-one-late",
             head_sdpa,
             "is_causal=True",
             "attn_mask=torch.ones(x.size(1), x.size(1)).tril(1).bool()",
         ),
-    ]
+        ("mask-one-early", head_einsum, "triu(1)", "triu()"),
+        (
+            "mask-one-early",
+            head_matmul,
+            "torch.tril(torch.ones(T, T))",
+            "torch.tril(torch.ones(T, T), diagonal=-1)",
+        ),
+        ("mask-upside-down", head_matmul, "torch.tril", "torch.triu"),
+        ("mask-upside-down", head_matmul, "mask == 0", "mask == 1"),
+        ("no-scale", head_matmul, " / math.sqrt(q.size(-1))", ""),
+        ("no-scale", head_loops, " / math.sqrt(D)", ""),
+        ("divided-by-D", head_loops, "math.sqrt(D)", "D"),
+        ("multiplied", head_einsum, "** -0.5", "** 0.5"),
+        ("scale-of-the-width", head_matmul, "q.size(-1)", "x.size(-1)"),
+        ("softmax-axis", head_matmul, "dim=-1", "dim=1"),
+        ("swapped", head_matmul, "q @ k.transpose", "k @ q.transpose"),
+        ("swapped", head_einsum, "q, k, v = torch", "k, q, v = torch"),
+        (
+            "sees-future",
+            head_loops,
+            "for s in range(t + 1)])",
+            "for s in range(T)])",
+            "for s in range(t + 1)))",
+            "for s in range(max(t + 1, 2))))",
+        ),
+        (
+            "gradient",
+            head_sdpa,
+            "return F",
+            "x = x.detach()\n    q, k, v = (F.linear(x, w[j], b[j]) for j in range(3))\n    return F",
+        ),
+        ("modifies", head_matmul, "    q = x @", "    x -= x.mean()\n    x += 1\n    q = x @"),
+        ("dtype", head_matmul, "return weights @ v", "return (weights @ v).half()"),
+        ("random", head_matmul, "dim=-1)\n", "dim=-1)\n    weights = F.dropout(weights, 0.3)\n"),
+    ],
+    "multi_head": [
+        ("no-mask", many_sdpa, ", is_causal=True", ""),
+        ("zeros-for-infinity", many_einsum, "scores, -torch.inf)", "scores, 0.0)"),
+        (
+            "mask-after-softmax",
+            many_one_by_one,
+            "scores.masked_fill(future, -math.inf).softmax(-1) @ v",
+            "scores.softmax(-1).masked_fill(future, 0) @ v",
+        ),
+        ("finite-mask", many_one_by_one, "-math.inf", "-1e4"),
+        ("mask-one-late", many_einsum, "tril()", "tril(1)"),
+        ("mask-one-early", many_one_by_one, "triu(1)", "triu(0)"),
+        ("mask-upside-down", many_einsum, "tril()", "triu()"),
+        ("no-scale", many_einsum, " / D**0.5", ""),
+        ("divided-by-D", many_einsum, "D**0.5", "D"),
+        ("multiplied", many_one_by_one, "/ math.sqrt", "* math.sqrt"),
+        ("scale-of-the-width", many_einsum, "D**0.5", "C**0.5"),
+        ("scale-of-the-width", many_one_by_one, "math.sqrt(w.size(2))", "math.sqrt(x.size(2))"),
+        ("softmax-axis", many_einsum, "softmax(dim=-1)", "softmax(dim=-2)"),
+        ("view-for-transpose", many_sdpa, SPLIT_Q, VIEW_Q, SPLIT_K, VIEW_K, SPLIT_V, VIEW_V),
+        (
+            "no-transpose-back",
+            many_sdpa,
+            "y.transpose(1, 2).contiguous().view(B, T, C)",
+            "y.contiguous().view(B, T, C)",
+        ),
+        ("no-transpose-back", many_einsum, "->bthd", "->bhtd"),
+        (
+            "channels-dealt-out",
+            many_one_by_one,
+            "torch.cat(results, dim=-1)",
+            "torch.stack(results, dim=-1).flatten(-2)",
+        ),
+        ("one-head-for-all", many_one_by_one, "w[j, h], b[j, h]", "w[j, 0], b[j, 0]"),
+        (
+            "no-projection",
+            many_sdpa,
+            "F.linear(y.transpose(1, 2).contiguous().view(B, T, C), w_o, b_o)",
+            "y.transpose(1, 2).reshape(B, T, C)",
+        ),
+        ("projection-transposed", many_einsum, "@ w_o.T", "@ w_o"),
+        ("projection-without-bias", many_one_by_one, "dim=-1), w_o, b_o)", "dim=-1), w_o)"),
+        ("swapped", many_sdpa, "q, k, v = F.linear", "k, q, v = F.linear"),
+        ("swapped", many_sdpa, "q, k, v = F.linear", "v, k, q = F.linear"),
+        (
+            "sees-future",
+            many_one_by_one,
+            "        future =",
+            "        v = v + v.mean(1, keepdim=True)\n        future =",
+        ),
+        ("shape", many_one_by_one, "F.linear(torch.cat(results, dim=-1), w_o, b_o)", "torch.stack(results)"),
+    ],
+    "attention": [
+        ("no-mask", MaskedAttention, FILL, ""),
+        ("no-mask", FusedAttention, ", is_causal=True", ""),
+        ("zeros-for-infinity", MaskedAttention, 'float("-inf")', "0"),
+        (
+            "mask-after-softmax",
+            MaskedAttention,
+            FILL,
+            "",
+            "y = att @ v",
+            "y = (att * self.mask[:, :, :T, :T]) @ v",
+        ),
+        ("finite-mask", MaskedAttention, 'float("-inf")', "-10000.0"),
+        ("finite-mask", EinsumAttention, "-torch.inf", "-1e9"),
+        ("mask-one-late", LoopAttention, "k[:, : t + 1]", "k[:, : t + 2]", "v[:, : t + 1]", "v[:, : t + 2]"),
+        ("mask-one-early", EinsumAttention, ">=", ">"),
+        ("mask-upside-down", MaskedAttention, "torch.tril(", "torch.triu("),
+        ("mask-upside-down", EinsumAttention, "~seen", "seen"),
+        ("no-scale", MaskedAttention, " * (1.0 / math.sqrt(k.size(-1)))", ""),
+        ("no-scale", FusedAttention, "is_causal=True", "is_causal=True, scale=1"),
+        ("divided-by-D", EinsumAttention, "self.sizes[1] ** 0.5", "self.sizes[1]"),
+        ("multiplied", MaskedAttention, "1.0 / math.sqrt", "math.sqrt"),
+        ("scale-of-the-width", MaskedAttention, "math.sqrt(k.size(-1))", "math.sqrt(C)"),
+        ("scale-of-the-width", LoopAttention, "D**0.5", "C**0.5"),
+        ("softmax-axis", EinsumAttention, "softmax(-1)", "softmax(-2)"),
+        (
+            "view-for-transpose",
+            FusedAttention,
+            ".unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)",
+            ".chunk(3, -1)",
+            "        p =",
+            "        q, k, v = (z.reshape(z.size(0), self.H, z.size(1), -1) for z in (q, k, v))\n        p =",
+        ),
+        ("no-transpose-back", FusedAttention, "y.transpose(1, 2).flatten(2)", "y.reshape(x.shape)"),
+        ("no-transpose-back", MaskedAttention, "y.transpose(1, 2).contiguous()", "y.contiguous()"),
+        (
+            "channels-dealt-out",
+            FusedAttention,
+            "(3, self.H, -1)).permute(2, 0, 3, 1, 4)",
+            "(3, -1, self.H)).permute(2, 0, 4, 1, 3)",
+        ),
+        (
+            "channels-dealt-out",
+            LoopAttention,
+            "torch.cat(heads, dim=-1)",
+            "torch.stack(heads, dim=-1).flatten(2)",
+        ),
+        (
+            "thirds-within-heads",
+            FusedAttention,
+            "(3, self.H, -1)).permute(2, 0, 3, 1, 4)",
+            "(self.H, 3, -1)).permute(3, 0, 2, 1, 4)",
+        ),
+        ("no-projection", EinsumAttention, "self.c_proj(torch", "(torch"),
+        ("swapped", MaskedAttention, "q, k, v = self", "k, q, v = self"),
+        ("swapped", EinsumAttention, "q, k, v = (", "v, q, k = ("),
+        (
+            "sees-future",
+            EinsumAttention,
+            "        B, T, C = x.shape\n",
+            "        B, T, C = x.shape\n        x = x - x.mean(1, keepdim=True)\n",
+        ),
+        ("random", MaskedAttention, "att = self.dropout(att)", "att = F.dropout(att, 0.1)"),
+        ("random", FusedAttention, "self.rate if self.training else 0.0", "self.rate"),
+        ("refused", FusedAttention, "3 * config.n_embd)", "3 * config.n_embd, bias=False)"),
+        (
+            "refused",
+            EinsumAttention,
+            "nn.Linear(C, 3 * C), nn.Linear(C, C)",
+            "nn.Linear(C, 3 * C), nn.Identity()",
+        ),
+        ("raises", MaskedAttention, ".contiguous()", ""),
+    ],
 }
