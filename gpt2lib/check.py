@@ -81,11 +81,8 @@ def _show(value) -> str:
     """A short text for a value: in full if it is small, else its kind and size."""
     if isinstance(value, torch.Tensor):
         if value.numel() <= 12 and value.device.type == "cpu":
-            return str(
-                [round(v, 4) for v in value.detach().flatten().tolist()]
-                if value.ndim == 1
-                else _rounded(value)
-            )
+            exact = value.detach().double().numpy().round(4) if _is_float(value) else value
+            return str(exact.tolist())
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
@@ -100,11 +97,6 @@ def _show(value) -> str:
         )
         return shown if len(some) == len(value) else f"{shown} …" if some == ["output"] else f"… {shown}"
     return textwrap.shorten(repr(value), 160, placeholder=" …")
-
-
-def _rounded(value: torch.Tensor):
-    rounded = np.round(value.detach().double().numpy(), 4)
-    return rounded.tolist()
 
 
 def _difference(want, got, tolerance: float, what: str = "") -> tuple[str, str, str] | None:
@@ -131,7 +123,11 @@ def _difference(want, got, tolerance: float, what: str = "") -> tuple[str, str, 
         share = f"{right.double().mean().item():.0%} of the values are right"
         return "value", f"{of}at {list(place)} {w[place].item():.6g}", f"{g[place].item():.6g} ({share})"
     if isinstance(want, numbers.Real) and isinstance(got, numbers.Real) and not isinstance(want, bool):
-        if want == got or abs(want - got) <= tolerance * max(abs(want), 1e-3):
+        if (
+            want == got
+            or (want != want and got != got)
+            or abs(want - got) <= tolerance * max(abs(want), 1e-3)
+        ):
             return None
         return "value", of + _show(want), _show(got)
     if type(want) is not type(got):
@@ -951,7 +947,7 @@ def _encode_cases(seed):
         "A",
         "the",
         "abc",
-        " ther",
+        " there",
         " masters",
         "he's there",
         "naïve café 🙂",
