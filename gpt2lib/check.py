@@ -948,6 +948,7 @@ def _encode_cases(seed):
         "the",
         "abc",
         " there",
+        "ere",
         " masters",
         "he's there",
         "naïve café 🙂",
