@@ -1,6 +1,6 @@
 """`pytest --nbmake` runs each notebook alone: a copy in an empty folder, with the built wheel as gpt2lib.
 
-After the notebook's last cell come its folded solutions: they run where a reader would try them.
+After the notebook's last cell come its folded solutions and answers: they run where a reader would try them.
 """
 
 import functools
@@ -52,9 +52,9 @@ def wheel_environment() -> dict[str, str]:
 
 
 def solutions(notebook: nbformat.NotebookNode) -> list[str]:
-    """The Python blocks of its folded solutions."""
+    """The Python blocks of its folded solutions and answers."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    folded = re.findall(r"<summary>Solution.*?</summary>(.*?)</details>", text, re.S)
+    folded = re.findall(r"<summary>(?:Solution|Answer).*?</summary>(.*?)</details>", text, re.S)
     return [code for part in folded for code in re.findall(r"```python\n(.*?)```", part, re.S)]
 
 
