@@ -48,7 +48,7 @@ test: $(if $(ALL),rerun) $(TESTED)
 	@echo "Every notebook and test passes. To run them again: make test ALL=1"
 
 $(TESTED): $(READY) $(shell find $(SOURCES) -name __pycache__ -prune -o -print)
-	$(BIN)/python -m pytest --nbmake notebooks/ tests/ --durations=15
+	$(BIN)/python -m pytest --nbmake notebooks/ book/ tests/ --durations=15
 	@touch $@
 
 .PHONY: rerun
@@ -69,11 +69,11 @@ gpu-run:
 	$(PYTHON) tools/gpu_run.py
 
 export: $(READY)
-	$(BIN)/ruff format --quiet notebooks
+	$(BIN)/ruff format --quiet notebooks book
 	$(BIN)/python tools/export.py
 
 check-export: $(READY)
-	$(BIN)/ruff format --quiet notebooks
+	$(BIN)/ruff format --quiet notebooks book
 	$(BIN)/python tools/export.py --check
 
 lint: $(READY)

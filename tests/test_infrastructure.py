@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = sorted((ROOT / "book").glob("*.ipynb"))  # executed, and nothing is exported from them
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -74,7 +75,7 @@ def test_two_notebooks_may_not_export_one_module(copy):
 
 
 def test_notebooks_are_markdown_that_reads_the_same_everywhere():
-    for notebook in NOTEBOOKS:
+    for notebook in NOTEBOOKS + PAGES:
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
             text = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
@@ -87,8 +88,27 @@ def test_every_notebook_and_every_module_has_its_page():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
     assert {f"notebooks/{n.stem}" for n in NOTEBOOKS} == {p for p in pages if p.startswith("notebooks/")}
+    assert {f"book/{n.stem}" for n in PAGES} <= pages
     modules = {f"gpt2lib.{p.stem}" for p in (ROOT / "gpt2lib").glob("[!_]*.py")}
     assert modules == {*re.findall(r"automodule:: (\S+)", (ROOT / "book/api.md").read_text())}
+
+
+def test_the_pitfall_gallery_has_twenty_entries_in_one_form():
+    cells = json.loads((ROOT / "book/pitfalls.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    entries = re.split(r"^### (\d+)\. ", text, flags=re.M)[1:]
+    assert [*map(int, entries[::2])] == [*range(1, 21)]
+    for number, entry in zip(entries[::2], entries[1::2], strict=True):
+        entry = re.sub(r"\(\n\s+", "(", entry)
+        parts = ["**You see.**", "# faulty", "\nassert ", f"\nnote({number},", "**Cure.**", "**Source.**"]
+        places = [entry.find(part) for part in parts]
+        assert -1 not in places and places == sorted(places), (number, dict(zip(parts, places, strict=True)))
+        source = entry[places[-1] :]
+        assert re.search(r"https://github\.com/[\w.-]+/[\w.-]+/(pull|issues|blob)/", source), number
+        chapters = re.findall(r"\.\./(notebooks/\w+\.ipynb)", source)
+        assert chapters, f"{number} names no chapter"
+        for chapter in chapters:
+            assert "../book/pitfalls.ipynb" in (ROOT / chapter).read_text(encoding="utf-8"), chapter
 
 
 def test_wheel_holds_the_package_with_its_assets_and_nothing_else(wheel):
@@ -153,7 +173,7 @@ def test_one_address_everywhere():
     assert citation["repository-code"] == address and citation["url"] == set_address.site(address)
     assert citation["version"] == PROJECT["version"]
     assert yaml.safe_load((ROOT / "_config.yml").read_text())["html"]["baseurl"] == set_address.site(address)
-    for path in NOTEBOOKS + [ROOT / "README.md", *(ROOT / "book").glob("*.md")]:
+    for path in NOTEBOOKS + PAGES + [ROOT / "README.md", *(ROOT / "book").glob("*.md")]:
         text = path.read_text(encoding="utf-8")
         named = re.findall(r'git\+(https://[^\s"\\]+)|git clone (https://\S+)', text)
         assert {url.removesuffix(".git") for pair in named for url in pair if url} <= {address}, path.name

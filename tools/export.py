@@ -1,6 +1,6 @@
 """Tidy the notebooks and write gpt2lib from them, or check that both are so.
 
-python tools/export.py                    # notebooks/*.ipynb -> gpt2lib/*.py
+python tools/export.py                    # notebooks/*.ipynb -> gpt2lib/*.py; book/*.ipynb are tidied only
 python tools/export.py notebooks/X.ipynb  # only that notebook and its modules
 python tools/export.py --check            # changes nothing; compares every file byte by byte
 """
@@ -73,9 +73,9 @@ def files(package: Path) -> dict[str, bytes]:
 
 def differences(root: Path = ROOT) -> list[str]:
     """What is not as the notebooks of `root` say. Changes nothing there."""
-    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
-    texts = ((notebook, notebook.read_text(encoding="utf-8")) for notebook in notebooks)
-    found = [f"notebooks/{n.name} is not tidy: outputs, ids or metadata" for n, t in texts if tidy(t) != t]
+    notebooks, pages = (sorted((root / folder).glob("*.ipynb")) for folder in ("notebooks", "book"))
+    texts = ((page.relative_to(root), page.read_text(encoding="utf-8")) for page in notebooks + pages)
+    found = [f"{p.as_posix()} is not tidy: outputs, ids or metadata" for p, t in texts if tidy(t) != t]
     want, have = export(notebooks), files(root / "gpt2lib")
     for name in sorted({*want, *have}):
         if name not in have:
@@ -94,7 +94,8 @@ def main() -> None:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    chosen = [p.resolve() for p in args.notebooks] or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    everything = [*sorted(ROOT.glob("notebooks/*.ipynb")), *sorted(ROOT.glob("book/*.ipynb"))]
+    chosen = [p.resolve() for p in args.notebooks] or everything
     os.chdir(ROOT)  # where nbdev finds its settings
     if args.check:
         if found := differences():
@@ -105,7 +106,7 @@ def main() -> None:
         text = notebook.read_text(encoding="utf-8")
         if (tidied := tidy(text)) != text:
             notebook.write_text(tidied, encoding="utf-8")
-    modules, package = export(chosen), ROOT / "gpt2lib"
+    modules, package = export([p for p in chosen if p.parent.name == "notebooks"]), ROOT / "gpt2lib"
     have = files(package)
     for name, text in modules.items():
         if have.get(name) != text:  # what is as it should be keeps its date

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = "_config.yml pyproject.toml CITATION.cff *.md app.py book/*.md notebooks/*.ipynb".split()
+PLACES = "_config.yml pyproject.toml CITATION.cff *.md app.py book/*.* notebooks/*.ipynb".split()
 FORM = re.compile(r"https://github\.com/([\w.-]+)/([\w.-]+)")
 
 
