@@ -74,7 +74,9 @@ class _Stop(BaseException):
 # %% auto #0
 __all__ = ['PROGRESS', 'LIMIT', 'CHECKERS', 'GENERAL', 'Suspect', 'Verdict', 'Refused', 'Checker', 'checker', 'with_gradients',
            'run_module', 'parameter_count', 'surprise', 'merge_step', 'train_bpe', 'encode', 'decode', 'head',
-           'multi_head', 'attention', 'gelu', 'mlp', 'layer_norm', 'block', 'get_lr']
+           'multi_head', 'attention', 'gelu', 'mlp', 'layer_norm', 'block', 'get_lr', 'mfu', 'read_losses', 'greedy',
+           'temperature', 'top_k', 'top_p', 'draw', 'kv_cache', 'conv1d', 'to_conv1d', 'perplexity', 'ending',
+           'decode_stream', 'limits']
 
 # %% ../notebooks/A2_check.ipynb #1250f614
 def _show(value) -> str:
@@ -2000,3 +2002,1850 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, early=0, first=1, la
 def get_lr(f, it, max_lr, min_lr, warmup_steps, max_steps):
     """Check a schedule `f(it, max_lr, min_lr, warmup_steps, max_steps)` → the learning rate of step `it`, a float."""
     return f(it, max_lr, min_lr, warmup_steps, max_steps)
+
+# %% ../notebooks/A2_check.ipynb #f2886fdc
+import codecs
+import itertools
+import re
+import tempfile
+import zlib
+
+# %% ../notebooks/A2_check.ipynb #02d31d35
+def _mfu(
+    n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, devices=1,
+    per_weight=6, attention=12, block=12, head=1, positions=0, power=1,
+):  # fmt: skip
+    """The share of the peak; its switches make the mistakes."""
+    weights = n_layer * block * n_embd**2 + (head * vocab_size + positions * block_size) * n_embd
+    flops = per_weight * weights + attention * n_layer * n_embd * block_size**power
+    return flops * tokens_per_second / (devices * peak)
+
+
+_USED = "How much of the machine it used"
+
+
+@checker(
+    chapter="09_training_run",
+    where=_USED,
+    reference=_mfu,
+    cases=lambda seed: [
+        (1, 512, 300, 8000, 20_000 + 700 * seed, 4e12, 1),
+        (3, 512, 20_000, 64, 30_000 + 700 * seed, 4e12, 4),
+        (12, 768, 50257, 1024, 400_000 + 700 * seed, 3e14, 8),
+    ],
+    suspects=[
+        *_rows(
+            _mfu,
+            [
+                ("forward-only", "only the forward pass is counted: 2 FLOPs for a weight. The backward pass costs twice as much again, 6 in all.", _USED, {"per_weight": 2, "attention": 4}),
+                ("backward-as-forward", "the backward pass counts as much as the forward pass. It makes two products for each one, so it counts twice.", _USED, {"per_weight": 4, "attention": 8}),
+                ("no-attention", "attention's own products, queries with keys and weights with values, are missing: 12·L·C·T.", _USED, {"attention": 0}),
+                ("causal-half", "attention counts half, 6·L·C·T: that is llm.c's formula, which leaves out what the mask hides. This exercise counts 12·L·C·T.", _USED, {"attention": 6}),
+                ("attention-forward-only", "the weights count for forward and backward, attention for forward alone: 4·L·C·T.", _USED, {"attention": 4}),
+                ("attention-squared", "attention has a factor T too many: a whole sequence costs T² of it, one token costs T.", _USED, {"power": 2}),
+                ("no-head", "the head is missing: its product with V·C weights is as real as any other, tied or not.", "A head that costs nothing", {"head": 0}),
+                ("head-twice", "V·C is counted twice. The embedding is a lookup, without a product; the head is counted once.", "A head that costs nothing", {"head": 2}),
+                ("positions-counted", "the position table is counted (T·C). It is looked up and added, not multiplied with.", _USED, {"positions": 1}),
+                ("mlp-only", "a block has 12·C² weights: 8·C² in the MLP and 4·C² in attention. Four are missing.", _USED, {"block": 8}),
+            ],
+        ),
+        Suspect("devices-forgotten", "the number of devices does not count: the tokens of all of them are held against the peak of one.", _USED, lambda L, C, V, T, rate, peak, devices: _mfu(L, C, V, T, rate, peak)),
+        Suspect("devices-multiplied", "it multiplies by the number of devices, and has to divide by it.", _USED, lambda L, C, V, T, rate, peak, devices: _mfu(L, C, V, T, rate, peak, 1 / devices)),
+        Suspect("per-sequence", "it is T times too large: `tokens_per_second` counts tokens, so the FLOPs have to be those of one token.", _USED, lambda L, C, V, T, *others: T * _mfu(L, C, V, T, *others)),
+        Suspect("percent", "it is in percent; the task asks for a share, from 0 to 1.", _USED, lambda *sizes: 100 * _mfu(*sizes)),
+        Suspect("upside-down", "it is upside down: what was reached goes above, what the devices could do below.", _USED, lambda *sizes: 1 / _mfu(*sizes)),
+    ],
+    tolerance=0.004,
+)  # fmt: skip
+def mfu(f, n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, devices):
+    """Check `f(n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, devices)` → a share of the peak."""
+    return f(n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, devices)
+
+# %% ../notebooks/A2_check.ipynb #71de0152
+def _ledger(*entries, end="\n") -> str:
+    """Lines of a ledger: `(step, loss)` is a step, a dict is itself, a text stands as it is."""
+    lines = ['{"kind": "header", "step": 0, "tokens_per_step": 6}']
+    for entry in entries:
+        if isinstance(entry, tuple):
+            entry = {"kind": "step", "step": entry[0], "loss": entry[1], "lr": 0.1}
+        lines.append(entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False))
+    return "\n".join(lines) + end
+
+
+def _read_losses(path):
+    """The steps of the last start, and before them those it went on from."""
+    kept: dict[int, float] = {}
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(whole, start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            raise ValueError(f"line {number} is damaged") from None
+        if entry["kind"] == "step":
+            kept = {step: loss for step, loss in kept.items() if step < entry["step"]}
+            kept[entry["step"]] = entry["loss"]
+    return [*kept], [*kept.values()]
+
+
+_EVAL = {"kind": "eval", "step": 1, "loss": 7.5, "tokens": 9}
+_SAMPLE = {"kind": "sample", "step": 1, "text": "two\u2028lines"}
+_TWICE = _ledger((0, 9.5), (1, 8.5), (2, 7.25), (1, 8.25))
+_STEPS = _ledger((0, 9.5), (1, 8.5))
+_DAMAGED = _ledger((0, 9.5), '{"kind": "st', (1, 8.5))
+
+
+def _ledger_cases(seed):
+    texts = [_STEPS, _ledger((0, 9.5), _EVAL, (1, 8.5)), _TWICE, _ledger((0, 9.5), end='\n{"kind": "st')]
+    texts += [_ledger((0, 9.5), _SAMPLE, (1, 8.5)), _DAMAGED]
+    begin = torch.randint(2, 5, ()).item()
+    first = [(step, 9 - step / 8) for step in range(8)]
+    second = [(step, 8 - step / 16) for step in range(begin, 6)]
+    third = [(step, 7 - step / 32) for step in range(5, 9)]
+    return [(text,) for text in [*texts, _ledger(*first, *second), _ledger(*first, _EVAL, *second, *third)]]
+
+
+def _raises(run, *case) -> str:
+    """The name of the exception that an implementation raises; empty if it raises none."""
+    try:
+        run(*case)
+    except Refused:
+        raise
+    except Exception as error:
+        return type(error).__name__
+    return ""
+
+
+_LINES = "A ledger is a list of lines"
+
+
+@checker(
+    chapter="09_training_run",
+    where=_LINES,
+    reference=_read_losses,
+    cases=_ledger_cases,
+    suspects=[
+        Suspect("torn-line-raises", "a torn last line ends it. What follows the last line break is still being written: leave it out.", _LINES, probe=lambda run, _: not _raises(run, _STEPS) and _raises(run, _STEPS + '{"kind')),
+        Suspect("last-line-dropped", "the last line is left out although it is whole. Only what follows the last line break is torn.", _LINES, probe=lambda run, _: run(_STEPS)["steps"] == [0]),
+        Suspect("step-zero-dropped", "step 0 is missing: `if step` is false for 0.", _LINES, probe=lambda run, _: run(_STEPS)["steps"] == [1]),
+        Suspect("evaluations-mixed-in", "evaluations are taken for steps: they have a `step` and a `loss`, too, and another `kind`.", _LINES, probe=lambda run, _: 7.5 in run(_ledger((0, 9.5), _EVAL))["losses"]),
+        Suspect("unicode-line-breaks", "`splitlines` also breaks lines at characters such as U+2028, which may stand in a sample. Split at `\\n` alone.", _LINES, probe=lambda run, _: not _raises(run, _STEPS) and _raises(run, _ledger(_SAMPLE, (0, 9.5)))),
+        Suspect("damaged-line-skipped", "a damaged line in the middle passes in silence. It is not normal: raise a `ValueError`.", _LINES, probe=lambda run, _: not run(_DAMAGED)["refused with"]),
+        Suspect("line-number-off", "the `ValueError` does not name the damaged line. The first line of a file is line 1.", _LINES, probe=lambda run, _: "does not" in run(_DAMAGED)["refused with"]),
+        Suspect("both-kept", "after a resume a step stands in the result twice, or the steps go back.", "A log that forgets", probe=lambda run, _: run(_TWICE)["steps"] == [0, 1, 2, 1]),
+        Suspect("first-kept", "of a step that was taken twice the first loss is kept. Those weights were lost: the later line counts.", "A log that forgets", probe=lambda run, _: run(_TWICE)["losses"][:2] == [9.5, 8.5]),
+        Suspect("stale-tail", "steps remain that the last start has not reached again. A line for step s makes all earlier lines from step s on obsolete.", "A log that forgets", probe=lambda run, _: run(_TWICE)["steps"] == [0, 1, 2]),
+    ],
+)  # fmt: skip
+def read_losses(f, text):
+    """Check `f(path)`, which reads a ledger that several starts wrote → the steps and their losses, two sequences."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ledger.jsonl")
+        path.write_bytes(text.encode())
+        damaged = next((n for n, line in enumerate(text.split("\n")[:-1], 1) if not line.endswith("}")), None)
+        try:
+            result = f(path)
+        except ValueError as error:
+            if damaged is None:
+                raise
+            named = re.search(rf"\b{damaged}\b", str(error).replace(str(path), ""))
+            says = f"a ValueError that {'names' if named else 'does not name'} line {damaged}"
+            return {"steps": [], "losses": [], "refused with": says}
+    if not isinstance(result, list | tuple) or len(result) != 2:
+        raise Refused(f"It has to return two sequences, the steps and their losses; came {_show(result)}.")
+    steps, losses = [int(step) for step in result[0]], [float(loss) for loss in result[1]]
+    return {"steps": steps, "losses": losses, "refused with": ""}
+
+# %% ../notebooks/A2_check.ipynb #a83f25aa
+class _Hash(nn.Module):
+    """A causal model with the interface of `GPT`: its logits are looked up by a number made of all tokens so far."""
+
+    def __init__(self, block_size: int, vocab_size: int):
+        super().__init__()
+        self.config = SimpleNamespace(block_size=block_size, vocab_size=vocab_size)
+        self.table = nn.Parameter(2 * torch.randn(89, vocab_size))
+
+    def forward(self, idx: torch.Tensor, targets: None = None) -> tuple[torch.Tensor, None]:
+        T, block_size = idx.size(1), self.config.block_size
+        if T > block_size:
+            raise ValueError(f"a sequence of {T} tokens is longer than block_size={block_size}")
+        return self.table[((idx + 1) * torch.arange(1, T + 1) ** 2).cumsum(1) % 89], None  # (B, T, V)
+
+
+def _greedy(model, ids, n, crop=lambda ids, size: ids[:, -size:], pick=lambda z: z[:, -1].argmax(-1)):
+    """Greedy choice; `crop` says what the model reads, `pick` turns logits (B, T, V) into ids (B,)."""
+    for _ in range(n):
+        z = model(crop(ids, model.config.block_size))[0]  # (B, T, V)
+        ids = torch.cat((ids, pick(z)[:, None]), dim=1)  # (B, T + 1)
+    return ids
+
+
+def _forgets(model, ids, n):
+    """The text itself is cropped, with what the model reads."""
+    for _ in range(n):
+        ids = ids[:, -model.config.block_size :]
+        ids = _greedy(model, ids, 1)
+    return ids
+
+
+def _greedy_cases(seed):
+    sizes = [(1, 2, 1), (1, 3, 2), (2, 4, 0), (3, 2, 9), (2, 8, 3)]  # B, T, n; the model reads 5 tokens
+    return [(_Hash(5, 11), torch.randint(11, (B, T)), n) for B, T, n in sizes]
+
+
+_SAYS = "What the model says"
+
+
+@checker(
+    chapter="10_generation",
+    where=_SAYS,
+    reference=_greedy,
+    cases=_greedy_cases,
+    suspects=[
+        Suspect(
+            "prompt-missing",
+            "the prompt is missing from the result: return (B, T + n), prompt and continuation.",
+            _SAYS,
+            (
+                lambda model, ids, n: _greedy(model, ids, n)[:, ids.size(1) :],
+                lambda model, ids, n: _greedy(model, ids, n)[:, -n:],
+            ),
+        ),
+        Suspect(
+            "text-cropped",
+            "what leaves the window is lost from the text. Crop what the model reads, and keep the text whole.",
+            "What happens at the end of the context",
+            _forgets,
+        ),
+        *_rows(
+            _greedy,
+            [
+                (
+                    "no-crop",
+                    "the model is given more than `block_size` tokens. It has no position for them: give it the last `block_size`.",
+                    "What happens at the end of the context",
+                    {"crop": lambda ids, size: ids},
+                ),
+                (
+                    "crop-keeps-beginning",
+                    "past the window the model reads the beginning of the text. It needs the end: `ids[:, -block_size:]`.",
+                    "What happens at the end of the context",
+                    {"crop": lambda ids, size: ids[:, :size]},
+                ),
+                (
+                    "one-token-only",
+                    "the model reads the last token alone. Without a cache it has to see the whole window each time.",
+                    _SAYS,
+                    {"crop": lambda ids, size: ids[:, -1:]},
+                ),
+                (
+                    "first-row-for-all",
+                    "every row gets the token of row 0. Each row has its own text and its own next token.",
+                    "Draw",
+                    {"pick": lambda z: z[:1, -1].argmax(-1).expand(len(z))},
+                ),
+                (
+                    "wrong-position",
+                    "the token comes from the first position's logits, which have seen one token. What follows the text is at the last position.",
+                    _SAYS,
+                    {"pick": lambda z: z[:, 0].argmax(-1)},
+                ),
+                (
+                    "last-but-one",
+                    "the token comes from the last position but one: it predicts a token that stands there already.",
+                    _SAYS,
+                    {"pick": lambda z: z[:, -2].argmax(-1)},
+                ),
+                (
+                    "least-likely",
+                    "the token with the lowest logit is taken. Higher means likelier.",
+                    _SAYS,
+                    {"pick": lambda z: z[:, -1].argmin(-1)},
+                ),
+            ],
+        ),
+        Suspect(
+            "prompt-only",
+            "each token is predicted from the prompt alone: what was added is never read, so the same token comes again and again.",
+            _SAYS,
+            lambda model, ids, n: torch.cat((ids, *[_greedy(model, ids, 1)[:, -1:]] * n), 1),
+        ),
+        Suspect(
+            "one-too-many",
+            "one token more than n is added.",
+            _SAYS,
+            lambda model, ids, n: _greedy(model, ids, n + 1),
+        ),
+        Suspect(
+            "one-too-few",
+            "one token less than n is added.",
+            _SAYS,
+            lambda model, ids, n: _greedy(model, ids, n - 1),
+        ),
+        Suspect(
+            "ends-with-window",
+            "the text ends when the window is full. Go on, with the last `block_size` tokens as what the model reads.",
+            "What happens at the end of the context",
+            lambda model, ids, n: _greedy(model, ids, min(n, model.config.block_size - ids.size(1))),
+        ),
+    ],
+)
+def greedy(f, model, ids, n):
+    """Check `f(model, ids, n)`, which adds the likeliest token n times: ids (B, T) int64 → (B, T + n).
+
+    `model(ids)` gives logits (B, T, V) and None, and reads at most `model.config.block_size` tokens.
+    """
+    return f(model, ids, n)
+
+# %% ../notebooks/A2_check.ipynb #8221f0cd
+def _possible(q) -> dict[str, torch.Tensor]:
+    """The distribution that an implementation returned, and which tokens it leaves possible."""
+    if not isinstance(q, torch.Tensor):
+        raise Refused(f"It has to return a tensor of probabilities, (B, V); came {_show(q)}.")
+    return {"possible tokens": q > 0, "probabilities": q}
+
+
+def _same(a, b) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
+
+
+def _asks(rule) -> Callable:
+    """A way to write a probe: `rule(q)` is asked, and `q(logits, setting)` gives the reader's probabilities."""
+
+    def probe(run, cases):
+        def q(logits, setting):
+            return run(torch.tensor(logits), setting)["probabilities"]
+
+        return rule(q)
+
+    return probe
+
+
+def _suspect_rules(where, rows):
+    """Suspects from rows (id, sentence, rule for `_asks`)."""
+    return [Suspect(id, says, where, probe=_asks(rule)) for id, says, rule in rows]
+
+
+def _fails(q, *arguments) -> bool:
+    """Whether it raises, or gives no distribution."""
+    try:
+        return not q(*arguments).isfinite().all()
+    except Refused:
+        raise
+    except Exception:
+        return True
+
+
+def _temperature(logits, tau):
+    if tau == 0:
+        return F.one_hot(logits.argmax(1), logits.size(1)).float()
+    return ((logits - logits.amax(1, keepdim=True)) / tau).softmax(1)
+
+
+def _temperature_cases(seed):
+    yield torch.tensor([[2.0, 1.0, 0.0]]), 0.5
+    for B, V, tau in ((1, 3, 1.0), (2, 5, 2.0), (3, 7, 0.3)):
+        yield 3 * torch.randn(B, V), tau
+    yield torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, 1.0]]), 0
+    yield torch.tensor([[1.0, 3.0, 3.0]]), 1e-30
+    yield torch.tensor([[0.0, -math.inf, 0.5]]), 2.0
+    yield 100 * torch.randn(3, 6) + torch.tensor([[0.0], [500.0], [-500.0]]), 0.7
+
+
+_L = [[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]  # (B, V)
+_TIE = [[1.0, 3.0, 3.0]]
+
+
+@checker(
+    chapter="10_generation",
+    where="Temperature",
+    reference=_temperature,
+    cases=_temperature_cases,
+    suspects=_suspect_rules(
+        "Temperature",
+        [
+            (
+                "logits-returned",
+                "what comes back are logits, not probabilities: the softmax is missing.",
+                lambda q: (
+                    _same(q(_L, 0.5).softmax(1), _temperature(torch.tensor(_L), 0.5))
+                    and bool((q(_L, 0.5).sum(1) - 1).abs().max() > 0.1)
+                ),
+            ),
+            (
+                "wrong-axis",
+                "the softmax runs over the rows of the batch. Each row has a distribution of its own: use the last dimension.",
+                lambda q: _same(q(_L, 1.0).sum(0), torch.ones(3)),
+            ),
+            (
+                "whole-batch",
+                "the probabilities of the whole batch add up to 1; those of each row have to.",
+                lambda q: abs(q(_L, 1.0).sum().item() - 1) < 1e-4,
+            ),
+            (
+                "multiplied",
+                "the temperature works the wrong way round: a high one sharpens. Divide the logits by it.",
+                lambda q: _same(q(_L, 0.5), _temperature(torch.tensor(_L), 2.0)),
+            ),
+            (
+                "without-effect",
+                "the temperature changes nothing: it is not used, or it divides probabilities, and the normalisation takes it out again. Divide the logits.",
+                lambda q: _same(q(_L, 0.5), torch.tensor(_L).softmax(1)),
+            ),
+            (
+                "not-normalised",
+                "the rows do not add up to 1. Divide the logits before the softmax; whatever comes after it has to be normalised again.",
+                lambda q: bool(((q(_L, 0.5).sum(1) - 1).abs() > 1e-3).all()),
+            ),
+            (
+                "zero-is-one",
+                "temperature 0 is taken for 1 (`tau or 1` is 1 for 0). It is defined as greedy: probability 1 for the likeliest.",
+                lambda q: _same(q(_L, 0), torch.tensor(_L).softmax(1)),
+            ),
+            (
+                "zero-divides",
+                "temperature 0 divides by zero. It is defined as greedy: probability 1 for the likeliest token.",
+                lambda q: not _fails(q, _L, 1.0) and _fails(q, _L, 0),
+            ),
+            (
+                "zero-shares-ties",
+                "at temperature 0 equally likely tokens share. Greedy takes one, the one with the lowest id.",
+                lambda q: _same(q(_TIE, 0), torch.tensor([[0, 0.5, 0.5]])),
+            ),
+            (
+                "zero-takes-last",
+                "at temperature 0 the highest of several equal ids is taken; it is defined to be the lowest.",
+                lambda q: _same(q(_TIE, 0), torch.tensor([[0.0, 0.0, 1.0]])),
+            ),
+            (
+                "overflow",
+                "an exponential overflows: e¹⁰⁰ is too large for 32 bits. Subtract the largest logit of the row first, or use `softmax`.",
+                lambda q: not _fails(q, _L, 1.0) and _fails(q, [[300.0, 200.0, 0.0]], 0.7),
+            ),
+            (
+                "shifted-by-the-batch",
+                "the largest logit of the whole batch is subtracted: a row far below it has only zeros left. Take the largest of each row.",
+                lambda q: not _fails(q, _L, 1.0) and _fails(q, [[500.0, 499.0], [-500.0, -499.0]], 0.7),
+            ),
+        ],
+    ),
+)
+def temperature(f, logits, tau):
+    """Check `f(logits, tau)`: logits (B, V), tau at least 0 → probabilities (B, V).
+
+    At 0 the likeliest token has probability 1; of several, the one with the lowest id.
+    """
+    return _possible(f(logits, tau))
+
+# %% ../notebooks/A2_check.ipynb #0f24bb46
+def _top_k(logits, k):
+    kth = logits.topk(min(k or logits.size(1), logits.size(1))).values[:, -1:]  # (B, 1)
+    return logits.masked_fill(logits < kth, -torch.inf).softmax(1)
+
+
+def _top_k_cases(seed):
+    yield torch.tensor([[3.0, 2.0, 1.0, 0.0]]), 2
+    yield torch.tensor([[3.0, 1.0, 1.0, 0.0]]), 2
+    for B, V, k in ((1, 4, 1), (2, 5, 3), (3, 7, 7), (2, 6, 0), (2, 5, 99), (3, 9, 4)):
+        yield 2 * torch.randn(B, V), k
+    yield torch.tensor([[0.0, -math.inf, 0.5, -1.0]]), 2
+    yield torch.tensor([[9.0, 8.0, 7.0], [1.0, 2.0, 3.0]]), 1
+
+
+_FALLING, _MIXED = [[3.0, 2.0, 1.0, 0.0]], [[1.0, 3.0, 0.0, 2.0], [6.0, 5.0, 8.0, 7.0]]
+_K = "Top-k: cut off the tail"
+
+
+def _kept(q, *arguments) -> list[list[int]]:
+    """The ids that each row leaves possible."""
+    return [(row > 0).nonzero()[:, 0].tolist() for row in q(*arguments)]
+
+
+@checker(
+    chapter="10_generation",
+    where=_K,
+    reference=_top_k,
+    cases=_top_k_cases,
+    suspects=_suspect_rules(
+        _K,
+        [
+            (
+                "logits-returned",
+                "what comes back are logits, not probabilities: the softmax is missing.",
+                lambda q: bool((q(_FALLING, 2) == -torch.inf).any()),
+            ),
+            (
+                "zero-for-minus-infinity",
+                "logits are set to 0, and e⁰ is 1: what was cut off can still be drawn. Probability 0 is a logit of minus infinity.",
+                lambda q: _kept(q, _FALLING, 2) == [[0, 1, 2, 3]],
+            ),
+            (
+                "not-normalised",
+                "the probabilities of what stays do not add up to 1. Cut the logits before the softmax, or divide by the sum.",
+                lambda q: _kept(q, _FALLING, 2) == [[0, 1]] and q(_FALLING, 2).sum().item() < 0.99,
+            ),
+            (
+                "ties-dropped",
+                "of tokens that are equally likely some stay and some go. Keep all that are not below the k-th logit, though they may be more than k.",
+                lambda q: len(_kept(q, [[3.0, 1.0, 1.0, 0.0]], 2)[0]) == 2,
+            ),
+            (
+                "kth-dropped",
+                "the k-th token is dropped, so k - 1 are left. It is the last that stays: drop what is smaller.",
+                lambda q: _kept(q, _FALLING, 2) == [[0]],
+            ),
+            (
+                "one-too-many",
+                "k + 1 tokens are left. Counted from 0 the k-th largest has the index k - 1.",
+                lambda q: _kept(q, _FALLING, 2) == [[0, 1, 2]],
+            ),
+            (
+                "keeps-least-likely",
+                "the k least likely tokens are kept.",
+                lambda q: _kept(q, _FALLING, 2) == [[2, 3]],
+            ),
+            (
+                "unsorted",
+                "the k-th logit in the order of the ids is taken for the k-th largest. Sort first, or use `topk`.",
+                lambda q: (
+                    _kept(q, _FALLING, 2) == [[0, 1]] and _kept(q, [[0.0, 1.0, 2.0, 3.0]], 2) == [[1, 2, 3]]
+                ),
+            ),
+            (
+                "one-threshold-for-all",
+                "one threshold is used for all rows. The k-th logit is another one in each row: keep its dimension, (B, 1).",
+                lambda q: _kept(q, _FALLING, 2) == [[0, 1]] and _kept(q, _MIXED, 2)[1] == [0, 1, 2, 3],
+            ),
+            (
+                "large-k",
+                "it fails if k is larger than the vocabulary. Then all tokens stay: `min(k, V)`.",
+                lambda q: not _fails(q, _FALLING, 2) and _fails(q, _FALLING, 9),
+            ),
+            (
+                "zero-k",
+                "k = 0 means no limit: all tokens stay.",
+                lambda q: (
+                    not _fails(q, _FALLING, 2)
+                    and (_fails(q, _FALLING, 0) or _kept(q, _FALLING, 0) != [[0, 1, 2, 3]])
+                ),
+            ),
+        ],
+    ),
+)
+def top_k(f, logits, k):
+    """Check `f(logits, k)`, which keeps the k likeliest tokens: logits (B, V) → probabilities (B, V).
+
+    Tokens as likely as the k-th stay, too. k = 0 and k above V keep all.
+    """
+    return _possible(f(logits, k))
+
+# %% ../notebooks/A2_check.ipynb #bd6a379f
+def _top_p(logits, p):
+    probabilities = logits.softmax(1)
+    if p >= 1:
+        return probabilities
+    ordered = probabilities.sort(descending=True).values  # (B, V)
+    stays = ordered.cumsum(1) - ordered < p
+    stays[:, 0] = True
+    kept = probabilities.where(probabilities >= ordered.where(stays, 1.0).amin(1, keepdim=True), 0.0)
+    return kept / kept.sum(1, keepdim=True)
+
+
+def _top_p_cases(seed):
+    example = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    yield example, 0.7
+    yield example[:, [3, 1, 0, 2]], 0.7
+    yield torch.tensor([[0.4, 0.2, 0.2, 0.2]]).log(), 0.5
+    for B, V, p in ((1, 4, 0.4), (2, 5, 0.6), (3, 7, 0.9), (2, 6, 0), (2, 5, 1), (3, 9, 0.25)):
+        yield 2 * torch.randn(B, V), p
+    yield torch.tensor([[0.0, -math.inf, 0.5, -1.0]]), 0.8
+    yield torch.tensor([[0.0, -17.0, -18.0, -40.0]]), 1
+    yield torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.34, 0.33, 0.32, 0.01]]).log(), 0.6
+
+
+def _logs(*probabilities) -> list[list[float]]:
+    return [[math.log(p) for p in probabilities]]
+
+
+_DOWN, _UP = _logs(0.5, 0.3, 0.15, 0.05), _logs(0.05, 0.15, 0.3, 0.5)
+_P = "Top-p: cut where the model says so"
+
+
+@checker(
+    chapter="10_generation",
+    where=_P,
+    reference=_top_p,
+    cases=_top_p_cases,
+    suspects=_suspect_rules(
+        _P,
+        [
+            (
+                "not-normalised",
+                "the probabilities of what stays do not add up to 1: divide by their sum.",
+                lambda q: _kept(q, _DOWN, 0.7) == [[0, 1]] and q(_DOWN, 0.7).sum().item() < 0.99,
+            ),
+            (
+                "crossing-dropped",
+                "the token that crosses p is dropped, as in OpenAI's own code. It stays: without it the set holds less than p.",
+                lambda q: _kept(q, _DOWN, 0.7) == [[0]],
+            ),
+            (
+                "one-too-many",
+                "one token more than needed stays. A token stays if what is likelier than it has less than p.",
+                lambda q: _kept(q, _DOWN, 0.7) == [[0, 1, 2]],
+            ),
+            (
+                "threshold",
+                "a token is kept if it alone has a probability of 1 - p. Top-p adds up, from the likeliest on.",
+                lambda q: _kept(q, _DOWN, 0.75) == [[0, 1]] and _fails(q, _logs(0.35, 0.33, 0.32), 0.6),
+            ),
+            (
+                "mask-not-put-back",
+                "the mask belongs to the sorted order and is applied to the ids: the first ones stay, whatever they are. Bring it back with `scatter` or `gather`.",
+                lambda q: _kept(q, _DOWN, 0.7) == [[0, 1]] and _kept(q, _UP, 0.7) == [[0, 1]],
+            ),
+            (
+                "not-sorted",
+                "the probabilities are added in the order of the ids. Sort them first, the likeliest in front.",
+                lambda q: _kept(q, _DOWN, 0.7) == [[0, 1]] and _kept(q, _UP, 0.7) != [[2, 3]],
+            ),
+            (
+                "zero-for-minus-infinity",
+                "logits are set to 0, and e⁰ is 1: what was cut off can still be drawn. Probability 0 is a logit of minus infinity.",
+                lambda q: 0 < q(_DOWN, 0.7)[0, 0] < q(_DOWN, 0.7)[0, 3],
+            ),
+            (
+                "ascending",
+                "they are sorted with the least likely in front, so the least likely stay.",
+                lambda q: 3 in _kept(q, _DOWN, 0.3)[0],
+            ),
+            (
+                "one-threshold-for-all",
+                "one threshold is used for all rows. Each row has its own smallest probability that stays: keep the dimension, (B, 1).",
+                lambda q: _kept(q, _DOWN + _logs(0.34, 0.33, 0.32, 0.01), 0.6) == [[0, 1], [0, 1, 2]],
+            ),
+            (
+                "zero-p",
+                "p = 0 leaves nothing. The likeliest token always stays.",
+                lambda q: not _fails(q, _DOWN, 0.7) and (_fails(q, _DOWN, 0) or _kept(q, _DOWN, 0) == [[]]),
+            ),
+            (
+                "ties-dropped",
+                "of tokens that are equally likely some stay and some go. No token is dropped while an equally likely one stays.",
+                lambda q: (
+                    _kept(q, _DOWN, 0.7) == [[0, 1]] and len(_kept(q, _logs(0.4, 0.2, 0.2, 0.2), 0.5)[0]) == 2
+                ),
+            ),
+            (
+                "one-cuts",
+                "p = 1 drops tokens: the running sum reaches 1 by rounding before the end. At 1 all tokens stay.",
+                lambda q: (
+                    _kept(q, _DOWN, 0.7) == [[0, 1]]
+                    and _kept(q, [[0.0, -17.0, -18.0, -40.0]], 1) != [[0, 1, 2, 3]]
+                ),
+            ),
+        ],
+    ),
+)
+def top_p(f, logits, p):
+    """Check `f(logits, p)`, which keeps the likeliest tokens until they reach p: logits (B, V) → probabilities (B, V).
+
+    The token that crosses p stays, and what is as likely as one that stays. p = 1 keeps all, p = 0 the likeliest.
+    """
+    return _possible(f(logits, p))
+
+# %% ../notebooks/A2_check.ipynb #4f5a6f79
+def _draw(probabilities, numbers, shift=0):
+    running = probabilities.double().cumsum(1)  # (B, V)
+    return torch.searchsorted(running, numbers[:, None] * running[:, -1:], right=True)[:, 0] + shift
+
+
+def _draw_cases(seed):
+    last = 1 - 2**-53  # the largest number below 1
+    example = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+    yield example, torch.tensor([0.79], dtype=torch.float64)
+    yield example.expand(6, 4), torch.tensor([0.0, 0.49, 0.5, 0.8, 0.94, 0.999], dtype=torch.float64)
+    yield (
+        torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]).expand(2, 5),
+        torch.tensor([0.0, last], dtype=torch.float64),
+    )
+    yield torch.tensor([[0.4, 0.4, 0.199]]), torch.tensor([0.9995], dtype=torch.float64)
+    for B, V in ((2, 5), (3, 7), (40, 11)):
+        yield torch.randn(B, V).softmax(1), torch.rand(B, dtype=torch.float64)
+
+
+def _throws(rule) -> Callable:
+    """A probe: `rule(hit)` is asked, and `hit([p, …], number)` is the id drawn from one row."""
+
+    def probe(run, cases):
+        return rule(lambda p, u: run(torch.tensor([p]), torch.tensor([u], dtype=torch.float64)).item())
+
+    return probe
+
+
+@checker(
+    chapter="10_generation",
+    where="Draw",
+    reference=_draw,
+    cases=_draw_cases,
+    suspects=[
+        Suspect(
+            "likeliest",
+            "the likeliest token is taken, whatever the number.",
+            "Draw",
+            lambda probabilities, numbers: probabilities.argmax(1),
+        ),
+        Suspect(
+            "one-number-for-all",
+            "all rows use the number of row 0. Row i has number i.",
+            "Draw",
+            lambda probabilities, numbers: _draw(probabilities, numbers[:1].expand(len(numbers))),
+        ),
+        Suspect(
+            "one-too-far",
+            "the id after the right one is taken.",
+            "Draw",
+            functools.partial(_draw, shift=1),
+        ),
+        Suspect(
+            "one-too-early",
+            "the id before the right one is taken. The number of pieces that end before the throw is the id.",
+            "Draw",
+            functools.partial(_draw, shift=-1),
+        ),
+        Suspect(
+            "from-the-end",
+            "the pieces are laid from the last id to the first.",
+            "Draw",
+            lambda probabilities, numbers: probabilities.size(1) - 1 - _draw(probabilities.flip(1), numbers),
+        ),
+        Suspect(
+            "wrong-axis",
+            "the running sum goes down the batch. Each row has its own: `cumsum(1)`.",
+            "Draw",
+            lambda p, u: (p.double().cumsum(0) <= u[:, None] * p.double().cumsum(0)[:, -1:]).sum(1),
+        ),
+        Suspect(
+            "not-running",
+            "the number is compared with single probabilities. Compare it with their running sum, the ends of the pieces.",
+            "Draw",
+            probe=_throws(lambda hit: hit([0.3, 0.3, 0.4], 0.5) == 0 and hit([0.3, 0.3, 0.4], 0.9) == 2),
+        ),
+        Suspect(
+            "impossible-at-zero",
+            "the number 0 draws a token of probability 0. The piece has to end *behind* the number: more than it, not as much.",
+            "Draw",
+            probe=_throws(lambda hit: hit([0.0, 0.5, 0.5], 0.0) == 0),
+        ),
+        Suspect(
+            "rounded-to-one",
+            "a number just below 1 draws an impossible token: in 32 bits it is 1. Keep it, and the running sum, in float64.",
+            "Draw",
+            probe=_throws(lambda hit: hit([0.5, 0.5, 0.0], 1 - 2**-53) > 1),
+        ),
+        Suspect(
+            "sum-below-one",
+            "where the probabilities add up to a little less than 1, a number above their sum draws an id that does not exist. Multiply it with the sum.",
+            "Draw",
+            probe=_throws(lambda hit: hit([0.4, 0.4, 0.199], 0.9995) > 2),
+        ),
+    ],
+)
+def draw(f, probabilities, numbers):
+    """Check `f(probabilities, numbers)`: (B, V) and (B,) float64 from 0 up to below 1 → ids (B,) int64.
+
+    The id is the first at which the running sum exceeds the number, times the sum of the row.
+    """
+    return f(probabilities, numbers)
+
+# %% ../notebooks/A2_check.ipynb #c7f12e83
+def _cached(q, k, v, past=None, scale=None, shift=0, mask="bottom right", order=1, keeps="all"):
+    """Attention of new queries to cached and new keys; its switches make the mistakes."""
+    new = k, v
+    if past is not None:
+        k, v = (torch.cat((old, fresh)[::order], dim=2) for old, fresh in zip(past, new))
+    T, S = q.size(2), k.size(2)
+    ends = {"top left": 0, "none": S, "first piece only": S if past else 0}.get(mask, S - T)
+    may_see = torch.ones(T, S, dtype=torch.bool).tril(ends + shift)
+    if mask == "one for all":
+        may_see = may_see[:1].expand(T, S)
+    scores = q @ k.transpose(-1, -2) * (q.size(-1) ** -0.5 if scale is None else scale(k))
+    y = scores.masked_fill(~may_see, -torch.inf).softmax(-1) @ v  # (B, H, T, D)
+    return y, {"all": (k, v), "new": new, "swapped": (v, k)}[keeps]
+
+
+def _cache_cases(seed):
+    for (B, H, D), cuts in (
+        ((1, 1, 2), [1, 1]),
+        ((1, 1, 2), [2]),
+        ((1, 2, 3), [2, 1, 1]),
+        ((2, 3, 4), [1, 3, 2]),
+        ((3, 2, 5), [4, 3]),
+    ):
+        yield (*torch.randn(3, B, H, sum(cuts), D), cuts)
+
+
+def _sees(asked, changed, cuts):
+    """A probe: whether the output at one position changes with the key and value of another."""
+
+    def probe(run, cases):
+        q, k, v = torch.randn(3, 1, 2, sum(cuts), 4)
+        before = run(q, k, v, cuts)["output"]
+        k[:, :, changed] += 1
+        v[:, :, changed] += 1
+        return bool((before - run(q, k, v, cuts)["output"])[:, :, asked].abs().max() > 1e-4)
+
+    return probe
+
+
+_CACHE, _TOP_LEFT = "The cache: compute a key once", "`is_causal=True` with a cache"
+
+
+@checker(
+    chapter="10_generation",
+    where=_CACHE,
+    reference=_cached,
+    cases=_cache_cases,
+    suspects=[
+        Suspect(
+            "no-first-call",
+            "it fails when there is no past: `past` is None for the first piece.",
+            _CACHE,
+            probe=lambda run, cases: _raises(run, *cases[1]) in ("TypeError", "AttributeError"),
+        ),
+        *_rows(
+            _cached,
+            [
+                (
+                    "top-left",
+                    "the mask is in the top left corner, where `is_causal=True` puts it: query 0 of a piece sees key 0 and no other. It stands at position S - T: `tril(S - T)`.",
+                    _TOP_LEFT,
+                    {"mask": "top left"},
+                ),
+                (
+                    "no-mask",
+                    "there is no mask. It makes no difference for a single query, but in a piece the first ones see the later ones.",
+                    _CACHE,
+                    {"mask": "none"},
+                ),
+                (
+                    "first-piece-only",
+                    "only the first piece is masked. A later piece of several tokens needs its mask as well: its first query may not see its last key.",
+                    _CACHE,
+                    {"mask": "first piece only"},
+                ),
+                (
+                    "one-mask-for-all",
+                    "all queries of a piece see what its first one may see. Query i of it may see i keys more.",
+                    _CACHE,
+                    {"mask": "one for all"},
+                ),
+                (
+                    "sees-one-ahead",
+                    "the mask is off by one: each query sees the key after its own.",
+                    _CACHE,
+                    {"shift": 1},
+                ),
+                (
+                    "new-first",
+                    "the new keys are put in front of the old ones. The order is that of the text: `cat((past, new))`.",
+                    _CACHE,
+                    {"order": -1},
+                ),
+                (
+                    "only-new-kept",
+                    "what is kept are the new keys and values alone: the piece after the next no longer sees this one. Return all so far.",
+                    _CACHE,
+                    {"keeps": "new"},
+                ),
+                (
+                    "swapped",
+                    "keys and values come back in the wrong order.",
+                    _CACHE,
+                    {"keeps": "swapped"},
+                ),
+                ("no-scale", "the scores are not divided by √D.", _CACHE, {"scale": lambda k: 1.0}),
+                (
+                    "scaled-by-length",
+                    "the scores are divided by the root of the number of keys. It is √D, the size of one key.",
+                    _CACHE,
+                    {"scale": lambda k: k.size(2) ** -0.5},
+                ),
+            ],
+        ),
+        Suspect(
+            "past-ignored",
+            "the past is not used: each piece sees itself alone.",
+            _CACHE,
+            lambda q, k, v, past=None: _cached(q, k, v),
+        ),
+        Suspect(
+            "does-not-see-itself",
+            "the mask is off by one: a query does not see its own key, and the first one sees nothing.",
+            _CACHE,
+            probe=lambda run, cases: not _sees(2, 2, [3])(run, cases),
+        ),
+        Suspect(
+            "softmax-over-queries",
+            "the softmax runs over the queries. The weights of one query add up to 1 over its keys: the last dimension.",
+            _CACHE,
+            probe=lambda run, cases: bool(
+                (run(*torch.randn(2, 1, 1, 3, 2), torch.ones(1, 1, 3, 2), [1, 1, 1])["output"] - 1).abs().max() > 0.1
+            ),
+        ),
+    ],
+)  # fmt: skip
+def kv_cache(f, q, k, v, cuts):
+    """Check one step with a cache, `f(q, k, v, past)`: q, k, v (B, H, T, D) each of the new tokens → output and cache.
+
+    `past` is None, or the keys and values so far, (B, H, S - T, D) each. The result is the output (B, H, T, D) and the
+    pair of all keys and values, (B, H, S, D) each, which is the next call's `past`.
+    """
+    outputs, past = [], None
+    for new in zip(*(part.split(cuts, dim=2) for part in (q, k, v))):
+        result = f(*new, past)
+        if not isinstance(result, tuple | list) or len(result) != 2 or len(result[1]) != 2:
+            raise Refused("It has to return the output, and a pair: all keys and all values so far.")
+        output, past = result
+        outputs.append(output)
+    return {"output": torch.cat(outputs, dim=2), "keys": past[0], "values": past[1]}
+
+# %% ../notebooks/A2_check.ipynb #a8a324a0
+_TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+_WTE, _HEAD = "transformer.wte.weight", "lm_head.weight"
+
+
+def _own_tensors(C: int, V: int, T: int, layers: int = 2) -> dict[str, torch.Tensor]:
+    """The tensors of a small `GPT` by name, as `state_dict` gives them."""
+    shapes = {_WTE: (V, C), "transformer.wpe.weight": (T, C)}
+    for i in range(layers):
+        for name, out, into in (
+            ("attn.c_attn", 3, 1),
+            ("attn.c_proj", 1, 1),
+            ("mlp.c_fc", 4, 1),
+            ("mlp.c_proj", 1, 4),
+        ):
+            shapes[f"transformer.h.{i}.{name}.weight"] = (out * C, into * C)
+            shapes[f"transformer.h.{i}.{name}.bias"] = (out * C,)
+    for norm in (*(f"h.{i}.ln_{j}" for i in range(layers) for j in (1, 2)), "ln_f"):
+        shapes |= {f"transformer.{norm}.{part}": (C,) for part in ("weight", "bias")}
+    own = {name: torch.randn(shape) for name, shape in shapes.items()}
+    return own | {_HEAD: own[_WTE]}
+
+
+def _conv1d(
+    tensors, turned=_TURNED, turn=torch.t, masks=(".attn.bias", ".attn.masked_bias"), head=lambda wte: wte
+):
+    """Their tensors as ours; its switches make the mistakes."""
+    own = {}
+    for name, tensor in tensors.items():
+        if not name.endswith(masks):
+            name = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
+            own[name] = turn(tensor) if name.endswith(turned) else tensor
+    return own | {_HEAD: head(own[_WTE])}
+
+
+def _to_conv1d(tensors, n_vocab, turned=_TURNED, turn=torch.t, rows=slice, cut=(_WTE,)):
+    """Our tensors as theirs; its switches make the mistakes."""
+    cut_off = {
+        name: tensor[rows(n_vocab)] if name in cut else tensor
+        for name, tensor in tensors.items()
+        if name != _HEAD
+    }
+    return {name: (turn(t) if name.endswith(turned) else t).contiguous() for name, t in cut_off.items()}
+
+
+def _layout_cases(seed):
+    for C, V, T, how in ((2, 5, 3, "new"), (3, 7, 4, "old"), (4, 9, 5, "with head"), (6, 11, 5, "old")):
+        file = _to_conv1d(_own_tensors(C, V, T), V)
+        if how == "old":
+            file = {name.removeprefix("transformer."): tensor for name, tensor in file.items()}
+            for i in range(2):
+                file |= {
+                    f"h.{i}.attn.bias": torch.ones(1, 1, T, T).tril(),
+                    f"h.{i}.attn.masked_bias": torch.tensor(-1e4),
+                }
+        if how == "with head":
+            file[_HEAD] = file[_WTE]
+        yield (file,)
+
+
+def _named(tensors, names) -> dict:
+    """What is compared of a dictionary of tensors: its names, then each tensor."""
+    if not isinstance(tensors, dict):
+        raise Refused(f"It has to return a dictionary of tensors by name; came {_show(tensors)}.")
+    missing, strange = sorted(names - tensors.keys()), sorted(map(str, tensors.keys() - names))
+    return {
+        "names that are missing": missing,
+        "names too many": strange,
+        **{n: tensors.get(n) for n in sorted(names)},
+    }
+
+
+def _turned_by_view(tensor):
+    return tensor.reshape(tensor.shape[::-1])
+
+
+def _without(prefix_of):
+    """A probe: whether files with the prefix `transformer.` (or those without) are the ones that go wrong."""
+
+    def probe(run, cases):
+        def wrong(case):
+            return bool(_raises(run, *case) or run(*case)["names that are missing"])
+
+        return [wrong(case) for case in cases[:2]] == [prefix_of == "with", prefix_of == "without"]
+
+    return probe
+
+
+_NAMES, _MASKS = "Names and shapes", "Old files hold masks"
+_TURNING = [
+    (
+        "nothing-turned",
+        "no weight is transposed. Theirs are (in, out), `nn.Linear` has (out, in).",
+        _NAMES,
+        {"turned": ()},
+    ),
+    (
+        "square-not-turned",
+        "attention's `c_proj` is not transposed. It is square, so no shape complains; only the numbers are wrong.",
+        "`c_proj` not transposed",
+        {"turned": tuple(name for name in _TURNED if name != "attn.c_proj.weight")},
+    ),
+    (
+        "mlp-not-turned",
+        "the weights of the MLP are not transposed; those of attention are.",
+        _NAMES,
+        {"turned": _TURNED[:2]},
+    ),
+    (
+        "view-for-transpose",
+        "`view` or `reshape` gives the right shape and the wrong numbers: they keep the order in memory. Rows have to become columns: `t()`.",
+        _NAMES,
+        {"turn": _turned_by_view},
+    ),
+    (
+        "embeddings-turned",
+        "every matrix is transposed, the embeddings too. Only the four weights of linear layers are stored the other way round.",
+        _NAMES,
+        {"turned": (*_TURNED, "wte.weight", "wpe.weight")},
+    ),
+]
+
+
+@checker(
+    chapter="11_pretrained",
+    where=_NAMES,
+    reference=_conv1d,
+    cases=_layout_cases,
+    suspects=[
+        *_rows(
+            _conv1d,
+            [
+                *_TURNING,
+                (
+                    "masks-kept",
+                    "the masks of old files, `attn.bias` and `attn.masked_bias`, are still there. They are no weights: leave them out.",
+                    _MASKS,
+                    {"masks": ()},
+                ),
+                (
+                    "masked-bias-kept",
+                    "`attn.masked_bias` of old files is still there. It is no weight.",
+                    _MASKS,
+                    {"masks": (".attn.bias",)},
+                ),
+                (
+                    "c-attn-bias-dropped",
+                    "`c_attn.bias` is dropped with the masks: its name ends in `attn.bias`, too. Ask for the dot, `.attn.bias`.",
+                    "The dot in `.attn.bias`",
+                    {"masks": ("attn.bias", "attn.masked_bias")},
+                ),
+                (
+                    "head-copied",
+                    "the head is a copy of the embedding. It is the same tensor: trained on, a copy would go its own way.",
+                    _NAMES,
+                    {"head": torch.clone},
+                ),
+                (
+                    "head-turned",
+                    "the head is transposed. Its weight is (V, C), as the embedding's.",
+                    _NAMES,
+                    {"head": torch.t},
+                ),
+            ],
+        ),
+        Suspect(
+            "no-head",
+            "`lm_head.weight` is missing. The file leaves it out, because it is the embedding once more: add it.",
+            _NAMES,
+            lambda tensors: {name: t for name, t in _conv1d(tensors).items() if name != _HEAD},
+        ),
+        Suspect(
+            "head-as-found",
+            "the head is there only if the file has it. New files leave it out: it is the embedding once more.",
+            _NAMES,
+            lambda tensors: {n: t for n, t in _conv1d(tensors).items() if n != _HEAD or n in tensors},
+        ),
+        Suspect(
+            "files-without-prefix",
+            "files whose names have no `transformer.` in front are not understood. Older ones are like that: add it.",
+            _MASKS,
+            probe=_without("without"),
+        ),
+        Suspect(
+            "files-with-prefix",
+            "files whose names have `transformer.` in front are not understood: it is put there twice, or taken away.",
+            _MASKS,
+            probe=_without("with"),
+        ),
+    ],
+)
+def conv1d(f, tensors):
+    """Check `f(tensors)`: the tensors of a GPT-2 file by name → those of our `GPT`, as `load_state_dict` takes them."""
+    names = _conv1d(tensors).keys()
+    own = f(tensors)
+    found = _named(own, names)
+    head, wte = own.get(_HEAD), own.get(_WTE)
+    tied = (
+        isinstance(head, torch.Tensor) and isinstance(wte, torch.Tensor) and head.data_ptr() == wte.data_ptr()
+    )
+    return found | {"the head is the embedding": tied}
+
+# %% ../notebooks/A2_check.ipynb #f60d60c5
+@checker(
+    chapter="11_pretrained",
+    where="Give it back",
+    reference=_to_conv1d,
+    cases=lambda seed: [
+        (_own_tensors(C, V, T), n) for C, V, T, n in ((2, 5, 3, 4), (3, 8, 7, 6), (4, 9, 5, 9))
+    ],
+    suspects=[
+        *_rows(
+            _to_conv1d,
+            [
+                *(row for row in _TURNING if row[0] != "mlp-not-turned"),
+                (
+                    "padding-kept",
+                    "the padding is still there: rows of the embedding from `n_vocab` on stand for no token.",
+                    "Give it back",
+                    {"cut": ()},
+                ),
+                (
+                    "wrong-rows-cut",
+                    "the first rows of the embedding are cut off. The padding is at the end.",
+                    "Give it back",
+                    {"rows": lambda n: slice(-n, None)},
+                ),
+                (
+                    "one-row-too-few",
+                    "one row of the embedding too many is cut off: `n_vocab` rows stay.",
+                    "Give it back",
+                    {"rows": lambda n: slice(n - 1)},
+                ),
+                (
+                    "positions-cut",
+                    "the position table is cut as well. Its rows are positions, not tokens.",
+                    "Give it back",
+                    {"cut": (_WTE, "transformer.wpe.weight")},
+                ),
+            ],
+        ),
+        Suspect(
+            "head-kept",
+            "`lm_head.weight` is still there. It is the embedding once more, and safetensors refuses two names for one memory.",
+            "Give it back",
+            probe=lambda run, cases: run(*cases[0])["names too many"] == [_HEAD],
+        ),
+        Suspect(
+            "prefix-dropped",
+            "the prefix `transformer.` is gone. `GPT2LMHeadModel` has it in its names.",
+            "Give it back",
+            probe=lambda run, cases: len(run(*cases[0])["names that are missing"]) > 20,
+        ),
+        Suspect(
+            "not-contiguous",
+            "a transposed tensor is a view with other strides, and safetensors refuses it: `contiguous()`.",
+            "Give it back",
+            probe=lambda run, cases: len(run(*cases[0])["not contiguous"]) > 0,
+        ),
+    ],
+)
+def to_conv1d(f, tensors, n_vocab):
+    """Check `f(tensors, n_vocab)`: the tensors of our `GPT` by name → what is written for `transformers`."""
+    theirs = f(tensors, n_vocab)
+    found = _named(theirs, tensors.keys() - {_HEAD})
+    return found | {
+        "not contiguous": [
+            n for n, t in theirs.items() if isinstance(t, torch.Tensor) and not t.is_contiguous()
+        ]
+    }
+
+# %% ../notebooks/A2_check.ipynb #b93e4861
+class _Pairs(_Hash):
+    """The same, and only the last token counts."""
+
+    def forward(self, idx: torch.Tensor, targets: None = None) -> tuple[torch.Tensor, None]:
+        super().forward(idx)  # not too long?
+        return self.table[idx], None  # (B, T, V)
+
+
+def _windows(model, tokens, stride, shift=1, scores=None, short=0, last=True) -> list[torch.Tensor]:
+    """The losses that each window scores; its switches make the mistakes."""
+    n = len(tokens) - 1
+    T = min(model.config.block_size, n)
+    starts = [*range(0, n - T, stride), n - T] if last else [*range(0, n - T + 1, stride)]
+    losses, scored = [], 0
+    for start in starts:
+        x, y = tokens[start : start + T - short], tokens[start + shift : start + shift + T - short]
+        loss = F.cross_entropy(model(x[None])[0][0], y, reduction="none")  # (T,)
+        losses.append((scores or (lambda loss, new: loss[new]))(loss, slice(scored - start, None)))
+        scored = start + T
+    return losses
+
+
+def _perplexity(model, tokens, stride, of=lambda parts: torch.cat(parts).mean().exp(), **mistakes):
+    with torch.no_grad():
+        return of(_windows(model, tokens, stride, **mistakes)).item()
+
+
+def _perplexity_cases(seed):
+    hashed, pairs = _Hash(6, 7), _Pairs(4, 7)
+    for model, N, stride in (
+        (pairs, 4, 4),
+        (pairs, 10, 3),
+        (hashed, 19, 6),
+        (hashed, 19, 3),
+        (hashed, 19, 1),
+        (pairs, 12, 4),
+        (hashed, 5, 2),
+    ):
+        yield model, torch.randint(7, (N,)), stride
+
+
+_LONG, _DIVIDE, _PENCIL = (
+    "A text longer than the window",
+    "Divide by the wrong count",
+    "Four probabilities and a pencil",
+)
+
+
+def _end_without_effect(run, cases):
+    """Whether the last token can change without a change of the result, where the windows do not fit."""
+    model, tokens, stride = cases[1]
+    changed = tokens.clone()
+    changed[-1] = (changed[-1] + 1) % 7
+    return run(model, tokens, stride) == run(model, changed, stride)
+
+
+def _short_text_fails(run, cases):
+    """Whether everything is right but texts that are shorter than a window."""
+
+    def wrong(case):
+        return bool(_raises(run, *case)) or abs(run(*case) / _perplexity(*case) - 1) > 1e-4
+
+    return [wrong(case) for case in cases] == [
+        len(tokens) <= model.config.block_size for model, tokens, _ in cases
+    ]
+
+
+@checker(
+    chapter="12_evaluation",
+    where=_LONG,
+    reference=_perplexity,
+    cases=_perplexity_cases,
+    suspects=[
+        *_rows(
+            _perplexity,
+            [
+                (
+                    "loss-returned",
+                    "this is the loss. Perplexity is e to that power.",
+                    _PENCIL,
+                    {"of": lambda parts: torch.cat(parts).mean()},
+                ),
+                (
+                    "mean-of-exp",
+                    "each loss is put into exp, and then the mean is taken. First the mean, then exp, once.",
+                    _PENCIL,
+                    {"of": lambda parts: torch.cat(parts).exp().mean()},
+                ),
+                (
+                    "base-two",
+                    "it is 2 to the power of a loss in nats. `cross_entropy` uses natural logarithms: the base is e.",
+                    _PENCIL,
+                    {"of": lambda parts: 2 ** torch.cat(parts).mean()},
+                ),
+                (
+                    "exp-of-sum",
+                    "the losses are added and not divided by their number.",
+                    _PENCIL,
+                    {"of": lambda parts: torch.cat(parts).sum().exp()},
+                ),
+                (
+                    "sign-missing",
+                    "it is the inverse, below 1: the loss is *minus* the logarithm of the probability.",
+                    _PENCIL,
+                    {"of": lambda parts: (-torch.cat(parts).mean()).exp()},
+                ),
+                (
+                    "divided-by-all",
+                    "the sum is divided by all N tokens. The first is not predicted: N - 1.",
+                    _DIVIDE,
+                    {"of": lambda parts: (torch.cat(parts).sum() / (len(torch.cat(parts)) + 1)).exp()},
+                ),
+                (
+                    "mean-of-means",
+                    "the mean is taken in each window, and then the mean of these. The last window scores fewer tokens, and they count for more.",
+                    _DIVIDE,
+                    {"of": lambda parts: torch.stack([part.mean() for part in parts]).mean().exp()},
+                ),
+                (
+                    "mean-of-perplexities",
+                    "the perplexities of the windows are averaged. Average the losses of all tokens, then take exp once.",
+                    _DIVIDE,
+                    {"of": lambda parts: torch.stack([part.mean().exp() for part in parts]).mean()},
+                ),
+                (
+                    "scored-twice",
+                    "where windows overlap, tokens are scored twice, once of them with little context. Score in each window only what no earlier one has.",
+                    "Score a token twice, or without its context",
+                    {"scores": lambda loss, new: loss},
+                ),
+                (
+                    "begin-scored",
+                    "of each window the beginning is scored, which has seen the least. What is new is its end.",
+                    "Score a token twice, or without its context",
+                    {"scores": lambda loss, new: loss[: len(loss[new])]},
+                ),
+                (
+                    "not-shifted",
+                    "each position is compared with the token that it has read, not with the one that comes next.",
+                    _PENCIL,
+                    {"shift": 0},
+                ),
+                (
+                    "borders-lost",
+                    "one token a window is never scored. A window of T tokens to read needs T + 1, so that its last position has a target.",
+                    "Score a token twice, or without its context",
+                    {"short": 1},
+                ),
+            ],
+        ),
+        Suspect(
+            "stride-ignored",
+            "the stride is not used: windows stand side by side, and the first tokens of each are predicted from next to nothing.",
+            _LONG,
+            lambda model, tokens, stride: _perplexity(model, tokens, model.config.block_size),
+        ),
+        Suspect(
+            "end-dropped",
+            "what is left at the end of the text, less than a stride, is not scored.",
+            _LONG,
+            probe=_end_without_effect,
+        ),
+        Suspect(
+            "short-text",
+            "it fails for a text that is shorter than a window. Then there is one window, as long as the text.",
+            _LONG,
+            probe=_short_text_fails,
+        ),
+    ],
+    tolerance=1e-4,
+)
+def perplexity(f, model, tokens, stride):
+    """Check `f(model, tokens, stride)`: tokens (N,) int64 → a float, from all tokens but the first, each scored once.
+
+    Windows of `model.config.block_size` tokens start every `stride` tokens; the last one ends with the text.
+    `model(idx)` gives logits (B, T, V) and None.
+    """
+    return f(model, tokens, stride)
+
+# %% ../notebooks/A2_check.ipynb #4515533f
+def _words(text: str) -> list[int]:
+    """The ids of a text's words, each with the blank before it."""
+    return [zlib.crc32(word.encode()) % 61 for word in re.findall(r" ?[^ ]+", text)]
+
+
+def _ending(
+    model,
+    encode,
+    context,
+    ending,
+    blank=" ",
+    crop=lambda ids, size: ids[-size - 1 :],
+    part=None,
+    shift=1,
+    of=torch.mean,
+):
+    """The loss of an ending; its switches make the mistakes."""
+    head, tail = encode(context), encode(blank + ending)
+    ids = torch.tensor(crop(head + tail, model.config.block_size))
+    with torch.no_grad():
+        logits = model(ids[None, :-1])[0][0]  # (T, V)
+    losses = F.cross_entropy(logits, ids[shift : len(ids) - 1 + shift], reduction="none")  # (T,)
+    return of(losses[slice(-len(tail), None) if part is None else part(len(tail))]).item()
+
+
+def _ending_cases(seed):
+    for context, ending in (
+        ("A woman", "sits down"),
+        ("To be or", "not to be"),
+        ("the cat sat on the mat and the dog", "ran all the way home"),
+        ("one two three four", "five six"),
+    ):
+        yield _Hash(8, 61), context, ending
+
+
+_CHOICE, _ASK = "A multiple-choice test", "Ask the question a little differently"
+
+
+@checker(
+    chapter="12_evaluation",
+    where=_CHOICE,
+    reference=lambda model, encode, context, ending: _ending(model, encode, context, ending),
+    cases=_ending_cases,
+    suspects=[
+        *_rows(
+            _ending,
+            [
+                (
+                    "no-blank",
+                    "the blank before the ending is missing. GPT-2's tokens carry it: ` sits` and `sits` are two tokens.",
+                    _ASK,
+                    {"blank": ""},
+                ),
+                (
+                    "total",
+                    "this is the sum. It favours short endings: divide by the number of the ending's tokens.",
+                    _CHOICE,
+                    {"of": torch.sum},
+                ),
+                (
+                    "context-scored",
+                    "the tokens of the context are scored as well. They are the same for all endings, and only the ending's count.",
+                    _CHOICE,
+                    {"part": lambda n: slice(None)},
+                ),
+                (
+                    "first-token-missing",
+                    "the first token of the ending is not scored. It is predicted by the last token of the context.",
+                    _CHOICE,
+                    {"part": lambda n: slice(-n + 1, None)},
+                ),
+                (
+                    "one-token-early",
+                    "the last token of the context is scored with the ending.",
+                    _CHOICE,
+                    {"part": lambda n: slice(-n - 1, None)},
+                ),
+                (
+                    "last-token-missing",
+                    "it begins one token too early and ends one too early: position t predicts token t + 1.",
+                    _CHOICE,
+                    {"part": lambda n: slice(-n - 1, -1)},
+                ),
+                (
+                    "sign-missing",
+                    "this is the mean logarithm, below 0. The loss is minus that, and the lowest wins.",
+                    _CHOICE,
+                    {"of": lambda losses: -losses.mean()},
+                ),
+                (
+                    "perplexity",
+                    "this is e to the power of the loss.",
+                    _CHOICE,
+                    {"of": lambda losses: losses.mean().exp()},
+                ),
+                (
+                    "not-shifted",
+                    "each position is compared with the token that it has read, not with the one that comes next.",
+                    _CHOICE,
+                    {"shift": 0},
+                    {"shift": 0, "part": lambda n: slice(-n + 1, None)},
+                ),
+                (
+                    "no-crop",
+                    "what is longer than the model can read has to lose tokens at its beginning.",
+                    _CHOICE,
+                    {"crop": lambda ids, size: ids},
+                ),
+                (
+                    "end-cut",
+                    "what is too long loses its end, and that is the ending. Cut the beginning of the context.",
+                    _CHOICE,
+                    {"crop": lambda ids, size: ids[: size + 1]},
+                ),
+            ],
+        ),
+        Suspect(
+            "no-context",
+            "the ending is scored without its context.",
+            _CHOICE,
+            lambda model, encode, context, ending: _ending(model, encode, "", ending),
+        ),
+        Suspect(
+            "per-character",
+            "the sum is divided by the number of characters. That is another convention; here it is the number of tokens.",
+            _ASK,
+            lambda model, encode, context, ending: (
+                _ending(model, encode, context, ending, of=torch.sum) / len(ending)
+            ),
+        ),
+        Suspect(
+            "divided-by-all",
+            "the sum over the ending is divided by the number of all tokens, the context's among them.",
+            _CHOICE,
+            lambda model, encode, context, ending: (
+                _ending(model, encode, context, ending, of=torch.sum)
+                / len(encode(context) + encode(" " + ending))
+            ),
+        ),
+    ],
+    tolerance=1e-4,
+)
+def ending(f, model, context, ending):
+    """Check `f(model, encode, context, ending)` → the mean loss of the ending's tokens, in nats, a float.
+
+    `encode(text)` gives a list of ids; a blank comes before the ending. What is too long loses tokens at its beginning:
+    the model reads `model.config.block_size` tokens at most.
+    """
+    return f(model, _words, context, ending)
+
+# %% ../notebooks/A2_check.ipynb #9acb2bf0
+def _decode_stream(pieces):
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", final=True)
+
+
+def _cut(data: bytes) -> list[bytes]:
+    """`data` in pieces of one to three bytes."""
+    pieces = []
+    while data:
+        n = torch.randint(1, 4, ()).item()
+        pieces.append(data[:n])
+        data = data[n:]
+    return pieces
+
+
+def _stream_cases(seed):
+    yield ([b"a", b"b"],)
+    yield ([b"\xc3", b"\xa9"],)  # é
+    yield ([b"x\xe2", b"\x82", b"\xac"],)  # €
+    yield ([b"\xf0", b"\x9f\x8e", b"", b"\xad!"],)  # 🎭
+    yield ([b"a\xff", b"bcdef", b"gh"],)  # \xff stands nowhere in UTF-8
+    yield ([b"\xf0\x9f", b"a"],)
+    yield (["\ufeffa".encode(), b"b"],)
+    for text in ("Enter a 🎭, né à Zürich, for 5 € – exeunt", "日本語 🂡 ñ"):
+        yield (_cut(text.encode()),)
+    yield ([b"ab", b"c\xf0\x9f\x8e"],)
+
+
+def _keeps_state(run, cases):
+    """Whether a stream that ended in the middle of a character shows in the next one."""
+    _, before, _, after = (run([piece])["text"] for piece in (b"b", b"b", b"a\xc3", b"b"))
+    return before != after
+
+
+_PIECES = "The stream"
+
+
+def _texts(*rows):
+    """A probe: whether each list of pieces comes out as the text beside it."""
+    return lambda run, cases: all(run(list(pieces))["text"] == text for *pieces, text in rows)
+
+
+@checker(
+    chapter="13_demo",
+    where=_PIECES,
+    reference=_decode_stream,
+    cases=_stream_cases,
+    suspects=[
+        Suspect(
+            "shared-state",
+            "what one stream held back comes out in the next one. What is kept has to belong to the call, not to the module or to a default argument.",
+            _PIECES,
+            probe=_keeps_state,
+        ),
+        Suspect(
+            "strict",
+            'it ends with a `UnicodeDecodeError`. A byte that belongs to no character comes out as �: `errors="replace"`.',
+            _PIECES,
+            probe=lambda run, cases: _raises(run, [b"\xff"]) and not _raises(run, [b"a"]),
+        ),
+        Suspect(
+            "latin-1",
+            "each byte becomes a character of its own: that is Latin-1. In UTF-8 a character has one to four bytes.",
+            _PIECES,
+            probe=_texts((b"\xc3\xa9", "Ã©")),
+        ),
+        Suspect(
+            "pieces-alone",
+            "each piece is decoded on its own, so a character that is cut in two comes out as two �. Hold the first half back.",
+            _PIECES,
+            probe=_texts((b"\xc3", b"\xa9", "��")),
+        ),
+        Suspect(
+            "ignored",
+            "what cannot be decoded disappears. Nobody sees then that something is missing: show �.",
+            _PIECES,
+            probe=_texts((b"a\xffb", "ab")),
+        ),
+        Suspect(
+            "grows",
+            "each time all the text so far is yielded. Yield what is new.",
+            _PIECES,
+            probe=lambda run, cases: run([b"a", b"b"])["text"].startswith("aab"),
+        ),
+        Suspect(
+            "end-not-flushed",
+            "half a character at the end disappears. When there are no more pieces, what is held back comes out as �.",
+            _PIECES,
+            probe=_texts((b"a\xc3", "a")),
+        ),
+        Suspect(
+            "bom-swallowed",
+            "the first character is lost if it is U+FEFF: `utf-8-sig` takes it for a mark of the encoding.",
+            _PIECES,
+            probe=_texts(("\ufeffa".encode(), "a")),
+        ),
+        Suspect(
+            "three-bytes-at-most",
+            "characters of four bytes, such as 🎭, are not held back long enough.",
+            _PIECES,
+            probe=lambda run, cases: (
+                _texts((b"\xe2", b"\x82", b"\xac", "€"))(run, cases)
+                and "�" in run([b"\xf0\x9f\x8e", b"\xad"])["text"]
+            ),
+        ),
+        Suspect(
+            "one-byte-at-most",
+            "a single byte is held back, and no more: characters of three or four bytes are cut.",
+            _PIECES,
+            probe=lambda run, cases: (
+                _texts((b"\xc3", b"\xa9", "é"))(run, cases) and "�" in run([b"\xe2\x82", b"\xac"])["text"]
+            ),
+        ),
+        Suspect(
+            "all-at-once",
+            "nothing comes out before the last piece has been read. Then it is no stream: yield after each piece what is complete.",
+            _PIECES,
+            probe=lambda run, cases: run([b"a", b"b"])["shown after each piece"] == ("", ""),
+        ),
+        Suspect(
+            "piece-late",
+            "each text comes out one piece too late. Hold back half a character, and nothing else.",
+            _PIECES,
+            probe=lambda run, cases: run([b"a", b"b", b"c"])["shown after each piece"] == ("", "a", "ab"),
+        ),
+        Suspect(
+            "stuck-at-bad-byte",
+            "after a byte that belongs to no character nothing comes out any more, until the end. It can never become one: put � in its place and go on.",
+            _PIECES,
+            probe=lambda run, cases: not run([b"\xff", *[b"abcd"] * 4])["keeps up"],
+        ),
+    ],
+)
+def decode_stream(f, pieces):
+    """Check `f(pieces)`: an iterable of bytes, read one piece at a time → a generator of texts.
+
+    The texts join to all the bytes decoded at once, with � for what is no character. After each piece all complete
+    characters have come out.
+    """
+    out, shown = [], []
+
+    def source():
+        for piece in pieces:
+            yield piece
+            shown.append("".join(out))
+
+    texts = f(source())
+    if not hasattr(texts, "__iter__"):
+        raise Refused(f"It has to be a generator of texts; calling it gave {_show(texts)}.")
+    for text in texts:
+        if not isinstance(text, str):
+            raise Refused(f"It has to yield texts; it yielded {_show(text)}.")
+        out.append(text)
+    data, complete, ends = b"".join(pieces), True, itertools.accumulate(map(len, pieces))
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        complete = False  # how far a byte that is no character is held back is left open
+    keeps_up = all(
+        len(text) >= len(data[: max(end - 3, 0)].decode(errors="ignore")) for text, end in zip(shown, ends)
+    )
+    return {
+        "text": "".join(out),
+        "shown after each piece": tuple(shown) if complete else (),
+        "keeps up": keeps_up,
+    }
+
+# %% ../notebooks/A2_check.ipynb #fa25b064
+def _check_request(prompt, max_new_tokens, temperature):
+    def number(value, low, high, kinds):
+        return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+    if not isinstance(prompt, str) or len(prompt.encode()) > 4000:
+        raise ValueError("the prompt must be text of at most 4000 bytes")
+    if not number(max_new_tokens, 1, 200, int):
+        raise ValueError("max_new_tokens must be a whole number from 1 to 200")
+    if not number(temperature, 0, 2, (int, float)):
+        raise ValueError("temperature must be a number from 0 to 2")
+    return prompt, max_new_tokens, temperature
+
+
+def _limit_cases(seed):
+    yield from [("To be", 5, 0.8), ("", 1, 0), ("a" * 4000, 200, 2.0), ("é" * 2000, 7, 1)]
+    yield from [("To be", n, 0.8) for n in (201, 0, -1, 2.5, "7", None, True, math.nan)]
+    yield from [("To be", 5, t) for t in (3.5, -0.1, math.nan, math.inf, "0.5", "hot", None, True, [1.0])]
+    yield from [("a" * 4001, 5, 0.8), ("é" * 2001, 5, 0.8), (None, 5, 0.8), (b"To be", 5, 0.8)]
+
+
+_REFUSE = "What a server must refuse"
+
+
+def _accepts(*requests):
+    """A probe: whether one of these requests, which have to be refused, passes."""
+    return lambda run, cases: any(_answer(run, *request).startswith("accepted") for request in requests)
+
+
+def _answer(run, *request) -> str:
+    """What is said to a request, or which exception comes."""
+    try:
+        return run(*request)
+    except Exception as error:
+        return type(error).__name__
+
+
+@checker(
+    chapter="13_demo",
+    where=_REFUSE,
+    reference=_check_request,
+    cases=_limit_cases,
+    suspects=[
+        Suspect(
+            "assert",
+            "it uses `assert`, which raises another exception and is left out when Python runs with `-O`. Raise a `ValueError`.",
+            _REFUSE,
+            probe=lambda run, cases: _answer(run, "a", 201, 1.0) == "AssertionError",
+        ),
+        Suspect(
+            "not-raised",
+            "what is refused comes back as a value, and whoever forgets to look goes on. Raise a `ValueError`.",
+            _REFUSE,
+            probe=lambda run, cases: (
+                _answer(run, "a", 5, 1.0) == "accepted"
+                and _answer(run, "a", 201, 1.0).startswith("it returned")
+            ),
+        ),
+        Suspect(
+            "clamped",
+            "a value that is too large is cut down in silence. Whoever asked gets something else than they asked for: refuse it.",
+            _REFUSE,
+            probe=lambda run, cases: _answer(run, "a", 201, 1.0).startswith("accepted as"),
+        ),
+        Suspect(
+            "ends-refused",
+            "a value at the end of its range is refused: 1 and 200 tokens, temperature 0 and 2, no text at all and 4000 bytes are allowed.",
+            _REFUSE,
+            probe=lambda run, cases: (
+                _answer(run, "a", 5, 1.0) == "accepted"
+                and any(
+                    "refused" in _answer(run, *request)
+                    for request in (
+                        ("a", 1, 1.0),
+                        ("a", 200, 1.0),
+                        ("a", 5, 0),
+                        ("a", 5, 2.0),
+                        ("a" * 4000, 5, 1.0),
+                        ("", 5, 1.0),
+                    )
+                )
+            ),
+        ),
+        Suspect(
+            "no-upper-end",
+            "there is no upper limit: 201 tokens, a temperature of 3.5 or a prompt of 4001 bytes pass.",
+            _REFUSE,
+            probe=_accepts(("a", 201, 1.0), ("a", 5, 3.5), ("a" * 4001, 5, 1.0)),
+        ),
+        Suspect(
+            "no-lower-end",
+            "there is no lower limit: 0 tokens, or a temperature below 0, pass.",
+            _REFUSE,
+            probe=_accepts(("a", 0, 1.0), ("a", 5, -0.1)),
+        ),
+        Suspect(
+            "nan",
+            "NaN passes: it is neither below nor above anything. Ask whether a value is inside the range, `low <= value <= high`.",
+            _REFUSE,
+            probe=_accepts(("a", 5, math.nan)),
+        ),
+        Suspect(
+            "characters-for-bytes",
+            "characters are counted, and the limit is in bytes: é has two, 🎭 four. Count `prompt.encode()`.",
+            _REFUSE,
+            probe=_accepts(("é" * 2001, 5, 1.0)),
+        ),
+        Suspect(
+            "truth-for-number",
+            "`True` passes as a number: `isinstance(True, int)` is true.",
+            _REFUSE,
+            probe=_accepts(("a", True, 1.0), ("a", 5, True)),
+        ),
+        Suspect(
+            "fraction",
+            "2.5 tokens pass. A number of tokens is a whole one: ask for `int`.",
+            _REFUSE,
+            probe=_accepts(("a", 2.5, 1.0)),
+        ),
+        Suspect(
+            "text-for-number",
+            'text that looks like a number is converted. Then `"nan"` and `"1e3"` are numbers, too: refuse what is no number.',
+            _REFUSE,
+            probe=_accepts(("a", "7", 1.0), ("a", 5, "0.5")),
+        ),
+        Suspect(
+            "crashes",
+            "a value of the wrong type ends in another exception than a `ValueError`, and the server answers with an error of its own. Look at the type before you compare.",
+            _REFUSE,
+            probe=lambda run, cases: (
+                _answer(run, "a", 5, 1.0) == "accepted"
+                and any(
+                    _answer(run, *request).endswith("Error")
+                    for request in (("a", 5, "hot"), ("a", "7", 1.0), ("a", 5, None), (None, 5, 1.0))
+                )
+            ),
+        ),
+        Suspect(
+            "silent",
+            "the message does not name the limit. Whoever is refused wants to know what is allowed.",
+            _REFUSE,
+            probe=lambda run, cases: any(
+                "does not" in _answer(run, *request)
+                for request in (("a", 201, 1.0), ("a", 5, 3.5), ("a" * 4001, 5, 1.0))
+            ),
+        ),
+    ],
+)
+def limits(f, prompt, max_new_tokens, temperature):
+    """Check `f(prompt, max_new_tokens, temperature)`, which returns the three as they are, or raises a `ValueError`.
+
+    Allowed are text of up to 4000 bytes in UTF-8, a whole number from 1 to 200, and a number from 0 to 2. The message
+    names the upper end of the range.
+    """
+    try:
+        result = f(prompt, max_new_tokens, temperature)
+    except ValueError as error:
+        named = any(re.search(rf"\b{limit}\b", str(error)) for limit in (4000, 200, 2))
+        return f"refused with a ValueError that {'names' if named else 'does not name'} the limit"
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        if _answer(_check_request, prompt, max_new_tokens, temperature) != "ValueError":
+            raise Refused(f"It has to return the three values as they are; came {_show(result)}.")
+        return f"it returned {_show(result)}"
+    return (
+        "accepted"
+        if tuple(result) == (prompt, max_new_tokens, temperature)
+        else f"accepted as {_show(result)}"
+    )

@@ -1,0 +1,168 @@
+"""Evaluation."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+@torch.no_grad()
+def perplexity_windows(model, tokens, stride):
+    n = len(tokens) - 1  # tokens to predict
+    T = min(model.config.block_size, n)
+    losses, scored = [], 0
+    for start in [*range(0, n - T, stride), n - T]:
+        x, y = tokens[start : start + T], tokens[start + 1 : start + T + 1]
+        logits, _ = model(x[None])  # (1, T, V)
+        loss = F.cross_entropy(logits[0], y, reduction="none")  # (T,)
+        fresh = start + T - scored
+        losses += loss[T - fresh :].tolist()
+        scored = start + T
+    return math.exp(sum(losses) / len(losses))
+
+
+def perplexity_by_token(model, tokens, stride):
+    """One pass for each token: slow, and hard to get wrong."""
+    n, T = len(tokens) - 1, min(model.config.block_size, len(tokens) - 1)
+    starts = [*range(0, n - T, stride), n - T]
+    total = 0.0
+    with torch.no_grad():
+        for i in range(1, n + 1):
+            start = next(s for s in starts if i <= s + T)
+            row = model(tokens[None, start:i])[0][0, -1]
+            total -= row.log_softmax(0)[tokens[i]].item()
+    return torch.tensor(total / n).exp().item()
+
+
+def perplexity_ignore_index(model, tokens, stride):
+    """As in Hugging Face's guide: the last window may be short, and -100 hides what was scored before."""
+    size, n = model.config.block_size, len(tokens) - 1
+    total, start, end = 0.0, 0, 0
+    while end < n:
+        stop = min(start + size, n)
+        labels = tokens[start + 1 : stop + 1].clone()
+        labels[: end - start] = -100
+        with torch.no_grad():
+            logits = model(tokens[start:stop].unsqueeze(0))[0].squeeze(0)
+        total += F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
+        start, end = start + stride, stop
+    return math.exp(total / n)
+
+
+@torch.no_grad()
+def ending_slice(model, encode, context, ending):
+    head, tail = encode(context), encode(" " + ending)
+    ids = torch.tensor([(head + tail)[-model.config.block_size - 1 :]])  # (1, T)
+    logits, _ = model(ids[:, :-1])  # (1, T - 1, V)
+    losses = F.cross_entropy(logits[0], ids[0, 1:], reduction="none")  # (T - 1,)
+    return losses[-len(tail) :].mean().item()
+
+
+def ending_by_token(model, encode, context, ending):
+    tail = encode(" " + ending)
+    head = encode(context)
+    head = head[max(0, len(head) + len(tail) - model.config.block_size - 1) :]
+    losses = []
+    for i, token in enumerate(tail):
+        with torch.no_grad():
+            logits = model(torch.tensor([head + tail[:i]]))[0]
+        losses.append(-logits[0, -1].log_softmax(-1)[token].item())
+    return sum(losses) / len(losses)
+
+
+def ending_ignore_index(model, encode, context, ending):
+    tail = encode(f" {ending}")
+    room = model.config.block_size + 1 - len(tail)
+    x = torch.tensor(encode(context)[-room:] + tail)
+    y = x.clone()
+    y[: len(x) - len(tail)] = -100
+    with torch.no_grad():
+        logits = model(x[None, :-1])[0]
+    return float(F.cross_entropy(logits[0], y[1:], ignore_index=-100))
+
+
+MEAN = "sum(losses) / len(losses)"
+FRESH = "losses += loss[T - fresh :].tolist()"
+
+RIGHT = {
+    "perplexity": [perplexity_windows, perplexity_by_token, perplexity_ignore_index],
+    "ending": [ending_slice, ending_by_token, ending_ignore_index],
+}
+WRONG = {
+    "perplexity": [
+        ("mean-of-exp", perplexity_windows, f"math.exp({MEAN})", "sum(map(math.exp, losses)) / len(losses)"),
+        ("loss-returned", perplexity_windows, f"math.exp({MEAN})", MEAN),
+        ("loss-returned", perplexity_ignore_index, "math.exp(total / n)", "total / n"),
+        ("base-two", perplexity_windows, f"math.exp({MEAN})", f"2 ** ({MEAN})"),
+        ("exp-of-sum", perplexity_windows, MEAN, "sum(losses)"),
+        ("exp-of-sum", perplexity_ignore_index, "total / n", "total"),
+        ("sign-missing", perplexity_by_token, "total -=", "total +="),
+        ("divided-by-all", perplexity_windows, "/ len(losses)", "/ len(tokens)"),
+        ("divided-by-all", perplexity_by_token, "total / n", "total / len(tokens)"),
+        ("mean-of-means", perplexity_windows, FRESH, "losses.append(loss[T - fresh :].mean().item())"),
+        (
+            "mean-of-perplexities",
+            perplexity_windows,
+            FRESH,
+            "losses.append(loss[T - fresh :].mean().exp().item())",
+            f"math.exp({MEAN})",
+            MEAN,
+        ),
+        ("scored-twice", perplexity_windows, "loss[T - fresh :]", "loss"),
+        ("begin-scored", perplexity_windows, "loss[T - fresh :]", "loss[:fresh]"),
+        ("stride-ignored", perplexity_windows, "range(0, n - T, stride)", "range(0, n - T, T)"),
+        ("stride-ignored", perplexity_ignore_index, "start + stride", "start + size"),
+        ("not-shifted", perplexity_windows, "tokens[start + 1 : start + T + 1]", "tokens[start : start + T]"),
+        ("not-shifted", perplexity_ignore_index, "tokens[start + 1 : stop + 1]", "tokens[start:stop]"),
+        (
+            "borders-lost",
+            perplexity_windows,
+            "x, y = tokens[start : start + T], tokens[start + 1 : start + T + 1]",
+            "window = tokens[start : start + T]\n        x, y = window[:-1], window[1:]",
+        ),
+        (
+            "end-dropped",
+            perplexity_windows,
+            "[*range(0, n - T, stride), n - T]",
+            "range(0, n - T + 1, stride)",
+        ),
+        ("end-dropped", perplexity_ignore_index, "while end < n:", "while start + size <= n:"),
+        ("short-text", perplexity_windows, "min(model.config.block_size, n)", "model.config.block_size"),
+    ],
+    "ending": [
+        ("no-blank", ending_slice, '" " + ending', "ending"),
+        ("no-blank", ending_ignore_index, 'f" {ending}"', "ending"),
+        ("context-scored", ending_slice, "losses[-len(tail) :]", "losses"),
+        ("context-scored", ending_ignore_index, "    y[: len(x) - len(tail)] = -100\n", ""),
+        ("first-token-missing", ending_slice, "[-len(tail) :]", "[-len(tail) + 1 :]"),
+        (
+            "first-token-missing",
+            ending_ignore_index,
+            "y[: len(x) - len(tail)]",
+            "y[: len(x) - len(tail) + 1]",
+        ),
+        ("one-token-early", ending_slice, "[-len(tail) :]", "[-len(tail) - 1 :]"),
+        ("one-token-early", ending_ignore_index, "y[: len(x) - len(tail)]", "y[: len(x) - len(tail) - 1]"),
+        ("last-token-missing", ending_slice, "[-len(tail) :]", "[-len(tail) - 1 : -1]"),
+        ("total", ending_slice, ".mean()", ".sum()"),
+        ("total", ending_by_token, " / len(losses)", ""),
+        ("total", ending_ignore_index, "ignore_index=-100", 'ignore_index=-100, reduction="sum"'),
+        ("per-character", ending_slice, ".mean().item()", ".sum().item() / len(ending)"),
+        ("per-character", ending_by_token, "/ len(losses)", "/ len(ending)"),
+        ("sign-missing", ending_by_token, "losses.append(-logits", "losses.append(logits"),
+        ("perplexity", ending_slice, ".mean()", ".mean().exp()"),
+        ("not-shifted", ending_slice, "ids[0, 1:]", "ids[0, :-1]"),
+        ("not-shifted", ending_ignore_index, "y[1:]", "y[:-1]"),
+        ("no-context", ending_slice, "(head + tail)", "tail"),
+        ("no-crop", ending_slice, "[-model.config.block_size - 1 :]", ""),
+        (
+            "no-crop",
+            ending_by_token,
+            "    head = head[max(0, len(head) + len(tail) - model.config.block_size - 1) :]\n",
+            "",
+        ),
+        ("end-cut", ending_slice, "[-model.config.block_size - 1 :]", "[: model.config.block_size + 1]"),
+        ("divided-by-all", ending_slice, ".mean().item()", ".sum().item() / len(head + tail)"),
+        ("type", ending_slice, ".mean().item()", ".mean()"),
+    ],
+}
