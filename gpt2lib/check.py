@@ -498,7 +498,7 @@ def _parameter_count(
     return heads * vocab_size * C + wpe * block_size * C + n_layer * block + final * C
 
 
-_COUNT = "The end, first"
+_COUNT = "Exercise 0.1: count the parameters"
 
 
 @checker(
