@@ -1022,7 +1022,7 @@ def _encode_cases(seed):
                 (
                     "longest-match",
                     "each word is cut from left to right into the longest tokens that fit. The merges are replayed in their order instead.",
-                    "Exercise 1.2: longest first",
+                    "Exercise 1.9: longest first",
                     dict(match=True),
                 ),
                 (
