@@ -74,8 +74,9 @@ class _Stop(BaseException):
 # %% auto #0
 __all__ = ['PROGRESS', 'LIMIT', 'CHECKERS', 'GENERAL', 'Suspect', 'Verdict', 'Refused', 'Checker', 'checker', 'with_gradients',
            'run_module', 'parameter_count', 'surprise', 'merge_step', 'train_bpe', 'encode', 'decode', 'head',
-           'multi_head', 'attention', 'gelu', 'mlp', 'layer_norm', 'block', 'get_lr', 'mfu', 'read_losses', 'greedy',
-           'temperature', 'top_k', 'top_p', 'draw', 'kv_cache', 'conv1d', 'to_conv1d', 'perplexity', 'ending',
+           'multi_head', 'attention', 'gelu', 'mlp', 'layer_norm', 'block', 'loss', 'gpt', 'windows', 'loader',
+           'get_lr', 'adamw', 'decay_groups', 'clip', 'accumulate', 'accumulate_uneven', 'save', 'mfu', 'read_losses',
+           'greedy', 'temperature', 'top_k', 'top_p', 'draw', 'kv_cache', 'conv1d', 'to_conv1d', 'perplexity', 'ending',
            'decode_stream', 'limits']
 
 # %% ../notebooks/A2_check.ipynb #1250f614
@@ -1955,18 +1956,948 @@ def block(cls, config, state, x):
     return run_module(cls, config, state, x)
 
 # %% ../notebooks/A2_check.ipynb #d593a9d6
+from .gpt import GPT, GPTConfig
+
+
+def _loss(logits, targets, slip=""):
+    """The cross-entropy; `slip` makes a mistake."""
+    B, T, V = logits.shape
+    if slip == "shifted-again":
+        logits, targets = logits[:, :-1], targets[:, 1:]
+    if slip == "probabilities-for-logits":
+        logits = logits.softmax(-1)
+    if slip == "view-for-transpose":
+        logits = logits.reshape(B, V, T).transpose(1, 2)
+    log_p = logits.log_softmax(1 if slip == "wrong-axis" else -1)
+    chosen = logits.argmax(-1) if slip == "best-token" else targets
+    if slip == "no-normalisation":
+        log_p = logits
+    nats = -log_p.gather(-1, chosen[..., None])[..., 0]  # (B, T)
+    if slip == "no-logarithm":
+        nats = 1 - (-nats).exp()
+    if slip == "log-of-mean":
+        return -(-nats).exp().mean().log()
+    mean = nats.mean()
+    factors = {"sum": nats.numel(), "sum-over-positions": T, "divided-by-vocabulary": 1 / V, "no-minus": -1}
+    factors |= {"bits": 1 / math.log(2)}
+    return mean.exp() if slip == "perplexity" else mean * factors.get(slip, 1)
+
+
+def _loss_cases(seed):
+    for B, T, V, scale in ((1, 2, 3, 1), (1, 3, 5, 2), (4, 3, 7, 1), (2, 5, 11, 1), (2, 3, 7, 1000)):
+        logits = scale * torch.randn(B, T, V)
+        targets = torch.randint(V, (B, T))
+        targets[0, 0] = logits[0, 0].argmin()  # the best token is not always the one that came
+        yield logits, targets
+
+
+def _overflows(run, cases):
+    """Whether small logits give the right loss, and large ones no number."""
+    small, large = (run(*cases[i])["output"] for i in (0, -1))
+    return torch.allclose(small, _loss(*cases[0])) and not large.isfinite()
+
+
+_LOSS = "What a loss of one nat means"
+
+
+@checker(
+    chapter="05_gpt",
+    where=_LOSS,
+    reference=_loss,
+    cases=_loss_cases,
+    suspects=[
+        Suspect(
+            "overflow",
+            "$e^z$ of a large logit is no float any more, or the logarithm of a probability that was rounded to 0 is taken: "
+            "subtract the largest logit of the position before `exp`, and stay with logarithms.",
+            "Exercise 5.1: the loss",
+            probe=_overflows,
+        ),
+        *(
+            Suspect(slip, says, where, functools.partial(_loss, slip=slip))
+            for slip, says, where in (
+                ("sum", "the losses are added, not averaged: divide by B·T.", _LOSS),
+                (
+                    "sum-over-positions",
+                    "the losses are averaged over the sequences only: divide by T as well.",
+                    _LOSS,
+                ),
+                (
+                    "divided-by-vocabulary",
+                    "the sum is divided by B·T·V. There are B·T losses, one a position.",
+                    _LOSS,
+                ),
+                ("no-minus", "the sign is missing: the loss is minus the logarithm of a probability.", _LOSS),
+                (
+                    "bits",
+                    "the logarithm has base 2: these are bits. A nat takes the natural logarithm.",
+                    _LOSS,
+                ),
+                ("perplexity", "this is e to the loss, the perplexity.", _LOSS),
+                (
+                    "probabilities-for-logits",
+                    "the softmax is taken twice: `F.cross_entropy` wants logits, and got probabilities.",
+                    "From vectors to a guess",
+                ),
+                (
+                    "no-normalisation",
+                    "the logit of the target alone is used: the term ln Σ eᶻ is missing.",
+                    _LOSS,
+                ),
+                ("no-logarithm", "the loss is 1 - p: the logarithm of p is missing.", _LOSS),
+                (
+                    "log-of-mean",
+                    "the mean is taken before the logarithm: average the losses, not the probabilities.",
+                    _LOSS,
+                ),
+                (
+                    "shifted-again",
+                    "the targets are moved by one again. They come moved: `targets[b, t]` belongs to `logits[b, t]`.",
+                    "Exercise 5.1: the loss",
+                ),
+                (
+                    "wrong-axis",
+                    "the softmax runs over the positions. It has to run over the vocabulary, the last axis.",
+                    _LOSS,
+                ),
+                (
+                    "view-for-transpose",
+                    "(B, T, V) was turned into (B, V, T) with `view` or `reshape`, which mixes positions and tokens: "
+                    "use `transpose(1, 2)`, or flatten B and T.",
+                    _LOSS,
+                ),
+                (
+                    "best-token",
+                    "the logit of the most likely token is used instead of the target's: the loss no longer depends on the targets.",
+                    _LOSS,
+                ),
+            )
+        ),
+    ],
+)
+def loss(f, logits, targets):
+    """Check a loss `f(logits, targets)`: logits (B, T, V), targets (B, T) int64 → the mean cross-entropy, a scalar."""
+    return with_gradients(f, logits=logits, targets=targets)
+
+# %% ../notebooks/A2_check.ipynb #add58a9c
+class _SlippedGPT(GPT):
+    """The model; `slip` makes a mistake on the way from ids to logits or to the loss."""
+
+    def __init__(self, config, slip=""):
+        super().__init__(config)
+        self.slip = slip
+
+    def forward(self, idx, targets=None):
+        parts, slip = self.transformer, self.slip
+        pos = torch.arange(idx.size(1)) + (slip == "positions-from-one")
+        if slip == "positions-from-the-end":
+            pos = pos.flip(0)
+        x = parts.wte(idx) * (math.sqrt(self.config.n_embd) if slip == "scaled-embedding" else 1)  # (B, T, C)
+        if slip not in ("no-positions", "positions-at-the-top"):
+            x = x + parts.wpe(pos)
+        if slip == "norm-below":
+            x = parts.ln_f(x)
+        for block in list(parts.h)[: 1 if slip == "first-block-only" else None]:
+            x = block(x)
+        if slip == "positions-at-the-top":
+            x = x + parts.wpe(pos)
+        if slip not in ("norm-unused", "norm-below"):
+            x = parts.ln_f(x)
+        logits = self.lm_head(x)
+        if targets is not None:
+            loss_slip = slip.removeprefix("loss-") if slip.startswith("loss-") else ""
+            return None, _loss(logits, targets, loss_slip)
+        return logits[:, -1:] if slip == "last-position" else logits, None
+
+
+def _gpt_cases(seed):
+    # positions, vocabulary, blocks, heads, channels; B and T. In the third, T is as long as it may be.
+    for sizes, B, T in (((5, 7, 1, 1, 3), 1, 2), ((64, 300, 3, 4, 48), 2, 9), ((8, 61, 2, 3, 24), 3, 8)):
+        config = GPTConfig(*sizes, dropout=0.1)
+        yield config, torch.randint(sizes[1], (B, T)), torch.randint(sizes[1], (B, T))
+
+
+_SPREADS = {
+    "wte.weight": 0.02,
+    "wpe.weight": 0.01,
+    "c_attn.weight": 0.02,
+    "c_fc.weight": 0.02,
+    "c_proj.weight": 0.02,
+}
+
+
+def _first_weights(parameters, config):
+    """The spread of each kind of weights, over what it should be, to one digit; exact for biases and LayerNorms."""
+    found = {}
+    for end, std in _SPREADS.items():
+        all_ = torch.cat([p.detach().flatten() for n, p in parameters.items() if n.endswith(end)])
+        std = std / math.sqrt(2 * config.n_layer) if end.startswith("c_proj") else std
+        enough = all_.numel() > 2000  # with fewer numbers chance would show
+        found[f"first weights of {end}, spread over {std:.4g}"] = (
+            round(all_.std().item() / std, 1) if enough else 1.0
+        )
+    biases = [p.detach().abs().max().item() for n, p in parameters.items() if n.endswith("bias")]
+    gains = [
+        (p.detach() - 1).abs().max().item()
+        for n, p in parameters.items()
+        if ".ln_" in n and n.endswith("weight")
+    ]
+    return found | {"largest bias at first": max(biases), "largest distance of a gain from 1": max(gains)}
+
+
+def _first(*ends):
+    """A probe: whether a kind of first weights is off by one of some factors."""
+
+    def probe(run, cases):
+        found = run(*cases[1])
+        key = next(k for k in found if k.startswith(f"first weights of {ends[0]}"))
+        return any(low <= found[key] <= high for low, high in ends[1:])
+
+    return probe
+
+
+def _says(key, value, case=0):
+    """A probe: whether what `run` returns under `key` is `value`."""
+    return lambda run, cases: run(*cases[case])[key] == value
+
+
+def _part_missing(part):
+    return lambda run, cases: any(n.startswith(part) for n in run(*cases[0])["parameters that are missing"])
+
+
+@checker(
+    chapter="05_gpt",
+    where="The finished code",
+    reference=GPT,
+    cases=_gpt_cases,
+    suspects=[
+        Suspect(
+            "blocks-in-a-list",
+            "the blocks are in a plain list, where PyTorch does not see them: no gradient step would reach them. Use `nn.ModuleList`.",
+            "Exercise 5.2: your GPT",
+            probe=_part_missing("transformer.h."),
+        ),
+        Suspect(
+            "no-final-norm",
+            "there is no `ln_f`, the LayerNorm behind the last block.",
+            "Up the stack",
+            probe=_part_missing("transformer.ln_f"),
+        ),
+        Suspect(
+            "no-position-table",
+            "there is no `wpe`, the table of positions.",
+            "From ids to vectors",
+            probe=_part_missing("transformer.wpe"),
+        ),
+        Suspect(
+            "head-bias",
+            "the head has a bias. GPT-2's has none: `bias=False`.",
+            "From vectors to a guess",
+            probe=_says("parameters too many", ["lm_head.bias"]),
+        ),
+        Suspect(
+            "position-table-size",
+            "`wpe` does not have `block_size` rows: a row for each position, not for each token.",
+            "From ids to vectors",
+            probe=lambda run, cases: any(
+                s.startswith("transformer.wpe") for s in run(*cases[0])["shapes that differ"]
+            ),
+        ),
+        Suspect(
+            "one-block-many-times",
+            "all blocks are the same one: `[Block(config)] * n_layer` repeats a reference. Make a new block each time.",
+            "The finished code",
+            probe=lambda run, cases: run(*cases[1])["different blocks"] == 1,
+        ),
+        Suspect(
+            "untied",
+            "the head has a table of its own. Tie it: `self.lm_head.weight = self.transformer.wte.weight`.",
+            "A head of its own",
+            probe=_says("the head is the table", False),
+        ),
+        Suspect(
+            "table-as-pytorch-draws-it",
+            "`wte` has a standard deviation of 1, PyTorch's own: draw it from N(0, 0.02²), or the first loss is about C.",
+            "The table as PyTorch draws it",
+            probe=_first("wte.weight", (45, 55)),
+        ),
+        Suspect(
+            "positions-0.02",
+            "`wpe` has a standard deviation of 0.02. OpenAI's code has 0.01 for the positions.",
+            "The first weights",
+            probe=_first("wpe.weight", (1.9, 2.1)),
+        ),
+        Suspect(
+            "positions-as-pytorch-draws-them",
+            "`wpe` has a standard deviation of 1, PyTorch's own: draw it from N(0, 0.01²).",
+            "The first weights",
+            probe=_first("wpe.weight", (90, 110)),
+        ),
+        Suspect(
+            "linear-as-pytorch-draws-it",
+            "the linear layers have the weights that PyTorch gives them: draw them from N(0, 0.02²), with biases of 0.",
+            "The first weights",
+            probe=_first("c_attn.weight", (3.8, 4.6)),  # 1/√(3C) over 0.02, C = 48
+        ),
+        Suspect(
+            "no-residual-scale",
+            "the last matrix of each branch, `c_proj`, is not divided by √(2L).",
+            "No 1/√(2L)",
+            probe=_first("c_proj.weight", (2.3, 2.6)),  # √6: L is 3
+        ),
+        Suspect(
+            "one-branch-a-block",
+            "`c_proj` is divided by √L. A block adds to the stream twice, so it is √(2L).",
+            "The first weights",
+            probe=_first("c_proj.weight", (1.35, 1.5)),
+        ),
+        Suspect(
+            "scaled-twice",
+            "`c_proj` is divided by 2L, not by its root: variances add, standard deviations do not.",
+            "The first weights",
+            probe=_first("c_proj.weight", (0.35, 0.45)),
+        ),
+        Suspect(
+            "variance-for-deviation",
+            "the weights are far too small: `std` is the standard deviation, 0.02, not the variance, 0.02².",
+            "The first weights",
+            probe=_first("c_attn.weight", (0, 0.03)),
+        ),
+        Suspect(
+            "biases-not-zero",
+            "the biases of the linear layers keep the random numbers that PyTorch gives them: set them to 0.",
+            "The first weights",
+            probe=lambda run, cases: run(*cases[1])["largest bias at first"] > 0,
+        ),
+        Suspect(
+            "dropout-in-eval",
+            "two passes in `eval()` differ: `F.dropout` is always on, unless it is given `training=self.training`.",
+            "The finished code",
+            probe=_says("two passes in eval()", "differ", 1),
+        ),
+        Suspect(
+            "probabilities",
+            "the softmax is taken already: return logits.",
+            "From vectors to a guess",
+            probe=lambda run, cases: torch.allclose(run(*cases[1])["logits"].sum(-1), torch.ones(())),
+        ),
+        Suspect(
+            "log-probabilities",
+            "the logarithm of the softmax is returned: return the logits as they are.",
+            "From vectors to a guess",
+            probe=lambda run, cases: torch.allclose(run(*cases[1])["logits"].exp().sum(-1), torch.ones(())),
+        ),
+        Suspect(
+            "loss-always",
+            "without targets something else than None comes in the loss's place.",
+            "The logits that are never there",
+            probe=lambda run, cases: run(*cases[0])["the loss without targets"] != "None",
+        ),
+        *(
+            Suspect(slip, says, where, functools.partial(_SlippedGPT, slip=slip))
+            for slip, says, where in (
+                (
+                    "no-positions",
+                    "the positions are not added: the model cannot tell who bites.",
+                    "From ids to vectors",
+                ),
+                (
+                    "positions-from-one",
+                    "the positions are counted from 1. The first row of `wpe` is number 0.",
+                    "From ids to vectors",
+                ),
+                ("positions-from-the-end", "the positions run backwards.", "From ids to vectors"),
+                (
+                    "positions-at-the-top",
+                    "the positions are added behind the blocks: attention never sees them.",
+                    "From ids to vectors",
+                ),
+                (
+                    "scaled-embedding",
+                    "the embedding is multiplied by √C, as in *Attention Is All You Need*. GPT-2 does not do that.",
+                    "From ids to vectors",
+                ),
+                ("norm-unused", "`ln_f` is made and never called.", "Up the stack"),
+                (
+                    "norm-below",
+                    "`ln_f` stands before the blocks: it belongs behind the last one.",
+                    "Up the stack",
+                ),
+                (
+                    "first-block-only",
+                    "only the first block runs. Does a `return` stand inside the loop?",
+                    "Up the stack",
+                ),
+                (
+                    "last-position",
+                    "there are logits for the last position only. Training needs all T.",
+                    "From vectors to a guess",
+                ),
+                (
+                    "loss-shifted-again",
+                    "the loss moves the targets by one again. They come moved.",
+                    "The finished code",
+                ),
+                (
+                    "loss-sum",
+                    "the loss is a sum over the positions, not their mean.",
+                    "What a loss of one nat means",
+                ),
+                (
+                    "loss-probabilities-for-logits",
+                    "`F.cross_entropy` gets probabilities. It wants logits.",
+                    "From vectors to a guess",
+                ),
+                (
+                    "loss-view-for-transpose",
+                    "the loss reads (B, T, V) as (B, V, T): flatten B and T, or use `transpose(1, 2)`.",
+                    "What a loss of one nat means",
+                ),
+            )
+        ),
+    ],
+)
+def gpt(cls, config, idx, targets):
+    """Check a model `cls(config)(idx, targets=None)`: its parts, the tie, the first weights, the logits and the loss.
+
+    Without targets it returns `(logits, None)`; with targets, the second value is the loss. Dropout may be left out.
+    """
+    torch.manual_seed(0)
+    model, reference = cls(config), GPT(config)
+    if not isinstance(model, nn.Module):
+        raise Refused(
+            "It is not an `nn.Module`: derive the class from `nn.Module`, and give the checker the class."
+        )
+    mine = dict(model.named_parameters(remove_duplicate=False))
+    shared = {id(mine.get(name)) for name in ("lm_head.weight", "transformer.wte.weight") if name in mine}
+    mine.pop("lm_head.weight", None)
+    want = {name: p for name, p in reference.named_parameters() if name != "lm_head.weight"}
+    both = [name for name in want if name in mine]
+    result = {
+        "parameters that are missing": [name for name in want if name not in mine],
+        "parameters too many": [name for name in mine if name not in want],
+        "shapes that differ": [
+            f"{n} {tuple(mine[n].shape)}, not {tuple(want[n].shape)}"
+            for n in both
+            if mine[n].shape != want[n].shape
+        ],
+    }
+    if any(result.values()):
+        return result
+    result["different blocks"] = len({id(mine[n]) for n in mine if n.endswith("c_fc.weight")})
+    result["the head is the table"] = len(shared) == 1
+    result["parameters"] = sum(p.numel() for p in model.parameters())
+    result |= _first_weights(mine, config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name in want:  # larger than first weights are, so that each part matters
+            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+            want[name].copy_(mean + 0.3 * torch.randn(want[name].shape, generator=generator))
+            mine[name].copy_(want[name])
+        if "lm_head.weight" in dict(model.named_parameters(remove_duplicate=False)):
+            model.lm_head.weight.copy_(want["transformer.wte.weight"])
+    model.eval()
+    out = [_pair(model(idx)) for _ in range(2)]
+    result["logits"] = out[0][0].detach()
+    result["two passes in eval()"] = "are equal" if torch.equal(out[0][0], out[1][0]) else "differ"
+    result["the loss without targets"] = str(out[0][1])
+    value = _pair(model(idx, targets))[1]
+    if not isinstance(value, torch.Tensor) or value.dim():
+        raise Refused(
+            f"With targets the second value must be the loss, a tensor of one number; it is {_show(value)}."
+        )
+    return result | {"loss": value.detach(), **_gradients(value, mine)}
+
+
+def _pair(output):
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise Refused(f"A call must return a pair, (logits, loss); it returned {_show(output)}.")
+    return output
+
+# %% ../notebooks/A2_check.ipynb #285c23be
+import contextlib
+
+from .data import DataLoaderLite
+
+
+def _windows(step, rank, world_size, B, n, seed):
+    """The windows that a rank reads at a step."""
+    first = (step * world_size + rank) * B
+    return [int(np.random.default_rng([seed, i // n]).permutation(n)[i % n]) for i in range(first, first + B)]
+
+
+@contextlib.contextmanager
+def _watching_dice(story):
+    """Note in `story` whether the global random states are left alone."""
+    numpy_state, old = np.random.mtrand._rand, _dice()
+    random.seed(0)
+    numpy_state.seed(0)
+    torch.manual_seed(0)
+    here = _dice()
+    try:
+        yield
+        story["the global random states"] = "left alone" if str(here) == str(_dice()) else "changed"
+    finally:
+        random.setstate(old[0])
+        numpy_state.set_state(old[1])
+        torch.set_rng_state(old[2])
+
+
+def _dice():
+    return random.getstate(), np.random.mtrand._rand.get_state(), torch.get_rng_state()
+
+
+def _story(reads, other_seed, n):
+    """Sentences about windows read, by (step, rank, row): what holds, or the first thing that does not."""
+    flat = reads.reshape(-1)
+    outside = flat[(flat < 0) | (flat >= n)]
+    story = {"numbers of windows": f"also {outside[0]}" if len(outside) else f"from 0 to {n - 1}"}
+    times, seen, counted = np.zeros(n, int), 0, "each window once an epoch"
+    for step, batch in enumerate(reads):
+        times += np.bincount(batch.reshape(-1).clip(0, n - 1), minlength=n)
+        seen += batch.size
+        if times.max() > math.ceil(seen / n) or times.min() < seen // n:
+            most, least = times.argmax(), times.argmin()
+            counted = (
+                f"after step {step}, with {seen} reads of {n} windows, window {most} was read {times[most]} times, "
+                f"window {least} {times[least]} times"
+            )
+            break
+    story["reads"] = counted
+    story["order"] = "shuffled" if flat[:n].tolist() != list(range(n)) else "0, 1, 2, 3, …, as in the file"
+    for name, other in (("the second epoch", flat[n : 2 * n]), ("another seed", other_seed.reshape(-1)[:n])):
+        story[name] = "has another order" if flat[:n].tolist() != other.tolist() else "has the same order"
+    return story
+
+
+def _steps(n, B, world_size, epochs=3):
+    return math.ceil(epochs * n / (B * world_size))
+
+# %% ../notebooks/A2_check.ipynb #7f36b75e
+def _stream_suspects(ask: Callable) -> list[Suspect]:
+    """Mistakes in which window is read when; `ask(run, B, n, world_size, steps)` reads, (steps, ranks, B)."""
+
+    def stream(run, n, epochs=3):
+        return ask(run, 1, n, 1, n * epochs).reshape(-1).tolist()
+
+    def holds(question, n=11):
+        return lambda run, cases: question(stream(run, n), n)
+
+    def follows(arithmetic):
+        """A probe: whether all reads are what `arithmetic(stream, step, rank, W, B, n)` says."""
+
+        def probe(run, cases):
+            for B, n, W in ((2, 11, 3), (3, 13, 2), (3, 7, 2)):
+                reads, own = ask(run, B, n, W, _steps(n, B, W, 2)), stream(run, n, 4)
+                places = np.ndindex(reads.shape[:2])
+                if any(list(arithmetic(own, *place, W, B, n)) != reads[place].tolist() for place in places):
+                    return False
+            return True
+
+        return probe
+
+    def epoch_of_first(own, step, rank, W, B, n):
+        epoch, place = divmod((step * W + rank) * B, n)
+        return (own[epoch * n + (place + b) % n] for b in range(B))
+
+    def whole_batches(own, step, rank, W, B, n):
+        epoch, step = divmod(step, n // (B * W))
+        return (own[epoch * n + (step * W + rank) * B + b] for b in range(B))
+
+    def own_share(own, step, rank, W, B, n):
+        places = (divmod(step * B + b, n // W) for b in range(B))
+        return (own[epoch * n + place * W + rank] for epoch, place in places)
+
+    def first_epoch_only(run, cases):
+        ask(run, 2, 11, 2, 2)
+        try:
+            return bool((ask(run, 2, 11, 2, 6) > 11).any())
+        except Exception:
+            return True
+
+    def by_rank(run, cases):
+        n, B, W = 11, 2, 3
+        reads, own = ask(run, B, n, W, 3), stream(run, n)
+        right = [[own[(step * W) * B + b] for b in range(B)] for step in range(3)]
+        return reads[:, 0].tolist() == right and sorted(reads[:2].reshape(-1)) != sorted(own[: 2 * B * W])
+
+    def stands_still(run, cases):
+        reads = ask(run, 2, 11, 2, 4)
+        return all((batch == reads[0]).all() for batch in reads)
+
+    def same_for_all(run, cases):
+        reads = ask(run, 2, 11, 3, 4)
+        return (reads == reads[:, :1]).all()
+
+    def each_step_shuffles(run, cases):
+        own, batches = stream(run, 11), ask(run, 11, 11, 1, 3)
+        return len(set(own[:11])) < 11 and all(len(set(b.reshape(-1).tolist())) == 11 for b in batches)
+
+    return [
+        Suspect(
+            "first-epoch-only",
+            "it fails where the first epoch ends: go on with `place % n` in the order of the next epoch.",
+            _STREAM,
+            probe=first_epoch_only,
+        ),
+        Suspect(
+            "counts-from-one",
+            "the windows are numbered from 1. The first is number 0, or the first T tokens are never read.",
+            _STREAM,
+            probe=holds(lambda own, n: set(own) in (set(range(1, n)), set(range(1, n + 1)))),
+        ),
+        Suspect(
+            "stands-still",
+            "every step gives the same batch: the number of the step is not used, or not counted up.",
+            _STREAM,
+            probe=stands_still,
+        ),
+        Suspect(
+            "ranks-alike",
+            "all ranks read the same windows: `rank` is not used, so that W processes do the work of one.",
+            _STREAM,
+            probe=same_for_all,
+        ),
+        Suspect(
+            "shuffled-at-each-step",
+            "each step draws a new order of all windows. Draw one for each epoch, and walk through it.",
+            _STREAM,
+            probe=each_step_shuffles,
+        ),
+        Suspect(
+            "with-replacement",
+            "windows are drawn at random, one by one, with replacement: some come twice in an epoch, more than a third never.",
+            "Every rank throws its own dice",
+            probe=holds(
+                lambda own, n: set(own) <= set(range(n)) and len(set(own[:n])) < n and len(set(own)) > n / 2
+            ),
+        ),
+        Suspect(
+            "not-shuffled",
+            "the windows come in the order of the file.",
+            "The same order in every epoch",
+            probe=holds(lambda own, n: own[:n] == list(range(n))),
+        ),
+        Suspect(
+            "same-order-each-epoch",
+            "every epoch has the same order: let the generator depend on the seed and on the epoch.",
+            "The same order in every epoch",
+            probe=holds(lambda own, n: own[:n] == own[n : 2 * n] and sorted(own[:n]) == list(range(n))),
+        ),
+        Suspect(
+            "world-size-forgotten",
+            "a step goes on by B places, as if there were one process. With W of them it is B · W, and the ranks overlap.",
+            _STREAM,
+            probe=follows(lambda own, step, rank, W, B, n: own[(step + rank) * B :][:B]),
+        ),
+        Suspect(
+            "batch-size-forgotten",
+            "the ranks, or the steps, are B places apart and here only one: (step · W + rank) counts batches, times B it counts places.",
+            _STREAM,
+            probe=lambda run, cases: any(
+                follows(rule)(run, cases)
+                for rule in (
+                    lambda own, step, rank, W, B, n: own[step * W + rank :][:B],
+                    lambda own, step, rank, W, B, n: own[step * W * B + rank :][:B],
+                )
+            ),
+        ),
+        Suspect(
+            "epoch-of-the-first",
+            "a batch in which an epoch ends takes the order of the first row for all its rows: find the epoch of each place by itself.",
+            _STREAM,
+            probe=follows(epoch_of_first),
+        ),
+        Suspect(
+            "drops-the-rest",
+            "what is left at the end of an epoch and fills no step is dropped: these windows are not read in that epoch.",
+            "The last shard is short",
+            probe=lambda run, cases: follows(whole_batches)(run, cases) or follows(own_share)(run, cases),
+        ),
+        Suspect(
+            "each-rank-its-own-order",
+            "each rank shuffles in its own way, so some windows are read by two ranks and some by none: seed the order "
+            "with the seed and the epoch, and not with the rank.",
+            "Every rank throws its own dice",
+            probe=by_rank,
+        ),
+        Suspect(
+            "seed-unused",
+            "every seed gives the same order.",
+            _STREAM,
+            probe=lambda run, cases: run(*cases[0])["another seed"] == "has the same order",
+        ),
+        Suspect(
+            "global-dice",
+            "the order is drawn from the global random state, or sets its seed: one more sample printed, and the training order is "
+            "another. Make a generator: `np.random.default_rng([seed, epoch])`.",
+            _STREAM,
+            probe=lambda run, cases: run(*cases[0])["the global random states"] == "changed",
+        ),
+    ]
+
+
+_STREAM = "A loader without memory"
+
+
+@checker(
+    chapter="06_data_loader",
+    where=_STREAM,
+    reference=_windows,
+    cases=lambda seed: [
+        (B, n, W, seed + 3) for B, n, W in ((1, 7, 1), (2, 7, 1), (2, 11, 3), (3, 13, 2), (4, 12, 3))
+    ],
+    suspects=_stream_suspects(lambda run, *settings: run(*settings[:3], 5, settings[3])),
+)
+def windows(f, B, n, world_size, seed, steps=0):
+    """Check `f(step, rank, world_size, B, n, seed)` → the numbers of the B windows that a rank reads, any order.
+
+    With all ranks together, each of the n windows comes once an epoch; the order depends on the seed and the epoch.
+    """
+    story = {}
+
+    def read(seed, n_steps):
+        batches = [[list(f(s, r, world_size, B, n, seed)) for r in range(world_size)] for s in range(n_steps)]
+        sizes = {len(batch) for step in batches for batch in step}
+        if sizes != {B}:
+            raise Refused(f"With B = {B} it must return {B} numbers; it returned {min(sizes - {B})}.")
+        return np.array(batches).astype(int)
+
+    if steps:
+        return read(seed, steps)
+    with _watching_dice(story):
+        reads = read(seed, _steps(n, B, world_size))
+        again = np.array(list(f(1, 0, world_size, B, n, seed))).astype(int)
+        other = read(seed + 1, _steps(n, B, world_size, 1))
+    story["step 1, asked again"] = (
+        "gives the same" if (again == reads[1, 0]).all() else "gives something else"
+    )
+    return {**_story(reads, other, n), **story}
+
+# %% ../notebooks/A2_check.ipynb #62b0d560
+_FIRST = 49_000  # the first token; the others follow
+
+
+def _token_row(n, T, extra=0):
+    """Tokens for n windows of T, and `extra` more, (n·T + 1 + extra,) uint16."""
+    return np.arange(_FIRST, _FIRST + n * T + 1 + extra).astype(np.uint16)
+
+
+def _targets(x, y):
+    """A sentence about inputs and targets, each (…, T): what holds, or the first row where it does not."""
+    for row, target in zip(x.reshape(-1, x.shape[-1]).tolist(), y.reshape(-1, y.shape[-1]).tolist()):
+        if row != list(range(row[0], row[0] + len(row))):
+            return f"an input row is {row}"
+        if target != [i + 1 for i in row]:
+            return f"the inputs {row} have the targets {target}"
+    return "each target is the token after its input"
+
+
+def _rolled(x, y):
+    return (y[..., :-1] == x[..., 1:]).all() and (y[..., -1] == x[..., 0]).all()
+
+
+def _on_batches(question):
+    """A probe: a question about inputs and targets, (steps, ranks, B, T) each."""
+    return lambda run, cases: bool(question(*run(_token_row(9, 5, extra=4), 2, 5, 2, 7, 3)))
+
+
+def _ask_loader(run, B, n, world_size, steps):
+    x, y = run(_token_row(n, 3), B, 3, world_size, 7, steps)
+    return (x[..., 0] - _FIRST) // 3
+
+
+def _too_many(run, cases):
+    """Whether all is well with a token to spare, and a window comes that lacks its last answer without it."""
+    whole = run(_token_row(9, 5), 1, 5, 1, 7, 9)
+    try:
+        short = run(_token_row(9, 5)[:-1], 1, 5, 1, 7, 9)
+    except Exception:
+        return True
+    return _targets(*whole) != _targets(*short) or (short[0][..., 0] >= _FIRST + 8 * 5).any()
+
+
+@checker(
+    chapter="06_data_loader",
+    where="The finished code",
+    reference=DataLoaderLite,
+    cases=lambda seed: [
+        (_token_row(n, T, extra), B, T, W, seed + 3)
+        for n, T, extra, B, W in (
+            (7, 2, 0, 1, 1),
+            (7, 3, 2, 2, 1),
+            (11, 5, 0, 2, 3),
+            (13, 3, 1, 3, 2),
+            (12, 4, 3, 4, 3),
+        )
+    ],
+    suspects=[
+        Suspect(
+            "not-widened",
+            "the tokens come as the two bytes that the shards hold; `nn.Embedding` and the loss want `int64`: `astype(np.int64)`.",
+            "Two bytes a token",
+            probe=lambda run, cases: (
+                "int16" in run(*cases[0])["a batch"] or "int32" in run(*cases[0])["a batch"]
+            ),
+        ),
+        Suspect(
+            "sixteen-bits-with-a-sign",
+            "ids from 32,768 on came out negative: on the way they were `int16`.",
+            "Two bytes a token",
+            probe=_on_batches(lambda x, y: (x < 0).all()),
+        ),
+        Suspect(
+            "targets-are-inputs",
+            "the targets are the inputs: move them on by one. A model learns to repeat what it is given, and its loss falls to 0.",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(lambda x, y: (x == y).all()),
+        ),
+        Suspect(
+            "targets-two-ahead",
+            "the targets are two tokens ahead: they are moved twice.",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(lambda x, y: (y == x + 2).all()),
+        ),
+        Suspect(
+            "targets-behind",
+            "inputs and targets are exchanged: each target is the token before its input.",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(lambda x, y: (y == x - 1).all()),
+        ),
+        Suspect(
+            "targets-rolled",
+            "the last target of each row is its own first token: the row was rolled. Cut T + 1 tokens instead.",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(_rolled),
+        ),
+        Suspect(
+            "rows-mixed",
+            "following tokens stand in a column, not in a row: the pieces were put together as (T, B) and reshaped to (B, T).",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(lambda x, y: _targets(x, y).startswith("an input row")),
+        ),
+        Suspect(
+            "windows-overlap",
+            "windows begin at places that are no multiples of T: they overlap, so some tokens are read often and others rarely. "
+            "Window w begins at w · T.",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(
+                lambda x, y: ((x[..., 0] - _FIRST) % 5 != 0).any() and ((x[..., 0] - _FIRST) % 6 != 0).any()
+            ),
+        ),
+        Suspect(
+            "a-token-between",
+            "windows begin every T + 1 tokens: the last answer of a window is never an input. Neighbours share that token.",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(lambda x, y: ((x[..., 0] - _FIRST) % 6 == 0).all()),
+        ),
+        Suspect(
+            "one-window-lost",
+            "the last window is never read: N tokens have (N - 1) // T windows.",
+            "Off by one at the end of the data",
+            probe=lambda run, cases: (
+                set(_ask_loader(run, 1, 11, 1, 50).reshape(-1).tolist()) == set(range(10))
+            ),
+        ),
+        *_stream_suspects(_ask_loader),
+        Suspect(
+            "one-window-too-many",
+            "a window at the end lacks its last answer: N tokens have (N - 1) // T windows, not N // T.",
+            "Off by one at the end of the data",
+            probe=_too_many,
+        ),
+    ],
+)
+def loader(cls, tokens, B, T, world_size, seed, steps=0):
+    """Check a loader `cls(tokens, B, T, rank, world_size, seed)` with `next_batch()` → x, y, each (B, T) int64.
+
+    Each window of T tokens once an epoch, over all ranks, in any order that depends on the seed and the epoch.
+    """
+    story = {}
+
+    def read(seed, n_steps):
+        loaders = [cls(tokens, B, T, rank, world_size, seed) for rank in range(world_size)]
+        batches = [[_batch(one, story) for one in loaders] for _ in range(n_steps)]
+        return [
+            np.array([[batch[i] for batch in step] for step in batches]) for i in (0, 1)
+        ]  # (steps, ranks, B, T)
+
+    n = (len(tokens) - 1) // T
+    if steps:
+        return read(seed, steps)
+    with _watching_dice(story):
+        x, y = read(seed, _steps(n, B, world_size))
+        other = read(seed + 1, _steps(n, B, world_size, 1))[0]
+    story = {"a batch": story.pop("a batch"), "targets": _targets(x, y), **story}
+    starts = x[..., 0] - _FIRST
+    if (starts % T).any():
+        return {**story, "windows": f"one begins at token {starts[starts % T != 0][0]}"}
+    return {
+        **story,
+        "windows": "begin at multiples of T",
+        **_story(starts // T, (other[..., 0] - _FIRST) // T, n),
+    }
+
+
+def _batch(loader, story):
+    """The next batch as two arrays; notes in `story` what it is made of."""
+    batch = loader.next_batch()
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise Refused(f"`next_batch()` must return a pair, (x, y); it returned {_show(batch)}.")
+    made_of = []
+    for part in batch:
+        if not isinstance(part, torch.Tensor):
+            raise Refused(f"x and y must be torch tensors; one is {_show(part)}.")
+        made_of.append(f"{part.dtype} of shape {tuple(part.shape)}")
+    story["a batch"] = " and ".join(made_of)
+    return [part.to(torch.int64).numpy() for part in batch]
+
+# %% ../notebooks/A2_check.ipynb #1420f918
 from .optim import get_lr as _get_lr
 
 
-def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, early=0, first=1, late=0):
-    """The schedule with its offsets as switches."""
-    if it < warmup_steps:
-        return max_lr * (it + first) / warmup_steps
-    if it >= max_steps - 1 + late:
+def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
+    """The schedule; `slip` makes a mistake."""
+    if it < warmup_steps and slip != "no-warm-up":
+        return max_lr * (it + (slip != "starts-at-zero")) / warmup_steps
+    last = max_steps - (slip != "ends-late")
+    if slip == "starts-again":
+        it = it - warmup_steps + 1
+    if it >= last and slip not in ("rises-again", "starts-again"):
         return min_lr
-    start = max(warmup_steps - 1, 0) + early
-    progress = (it - start) / (max_steps - 1 + late - start)
-    return min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (max_lr - min_lr)
+    if slip == "stays-at-the-peak":
+        return max_lr
+    peak = 0 if slip in ("cosine-from-zero", "no-warm-up") else warmup_steps - 1
+    progress = it / (last - peak) if slip == "starts-again" else (it - peak) / (last - peak)
+    turns = {"whole-cosine": 2 * math.pi, "cosine-without-pi": 1, "quarter-cosine": math.pi / 2}
+    share = 0.5 * (1 + math.cos(turns.get(slip, math.pi) * progress))
+    if slip == "straight-line":
+        share = 1 - progress
+    if slip == "quarter-cosine":
+        share = math.cos(turns[slip] * progress)
+    low, high = 0 if slip == "to-zero" else min_lr, max_lr if slip == "min-added" else max_lr - min_lr
+    return low + share * (max_lr if slip == "to-zero" else high)
+
+
+def _same_long_run(slip):
+    """A probe: whether the piece takes the same rates as `slip` over 40 steps and two more."""
+
+    def probe(run, cases):
+        settings = (1.0, 0.2, 7, 40)
+        steps = range(39 if slip == "whole-cosine" else 42)  # which ends on the peak, or on min_lr
+        return all(abs(run(it, *settings) - _cosine_lr(it, *settings, slip)) < 1e-7 for it in steps)
+
+    return probe
+
+
+_ENDS = "Off by one at both ends"
+
+
+def _divides_by_zero(run, cases):
+    try:
+        run(4, 1.0, 0.1, 4, 4), run(0, 1.0, 0.1, 0, 4), run(0, 1.0, 0.1, 0, 1)
+    except ZeroDivisionError:
+        return True
 
 
 @checker(
@@ -1975,26 +2906,76 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, early=0, first=1, la
     reference=_get_lr,
     cases=lambda seed: [
         (it, 1e-3 * (3 + seed), 2e-4, w, n)
-        for w, n in ((2, 5), (0, 4), (4, 4), (7, 40))
+        for w, n in ((2, 5), (0, 4), (4, 4), (7, 40), (0, 1), (1, 1))
         for it in range(n + 2)
     ],
     suspects=[
         Suspect(
             "peak-twice",
             "the cosine begins one step late, so the peak comes twice, and the last step is above `min_lr`.",
-            "Off by one at both ends",
-            probe=lambda run, cases: run(6, 1.0, 0.1, 7, 40) == run(7, 1.0, 0.1, 7, 40),
+            _ENDS,
+            probe=lambda run, cases: (
+                run(6, 1.0, 0.1, 7, 40) == run(7, 1.0, 0.1, 7, 40) != run(8, 1.0, 0.1, 7, 40)
+            ),
         ),
-        *_rows(
-            _cosine_lr,
-            [
+        *(
+            Suspect(slip, says, where, probe=_same_long_run(slip))
+            for slip, says, where in (
                 (
                     "starts-at-zero",
                     "the first step has a learning rate of 0: a batch is read and nothing learned. Warm-up counts from it + 1.",
-                    "Off by one at both ends",
-                    {"first": 0},
-                )
-            ],
+                    _ENDS,
+                ),
+                (
+                    "ends-late",
+                    "`min_lr` comes one step late: the last step of the run is max_steps - 1.",
+                    _ENDS,
+                ),
+                (
+                    "rises-again",
+                    "after the last step the cosine goes on, and rises: every later step keeps `min_lr`.",
+                    _ENDS,
+                ),
+                ("no-warm-up", "there is no warm-up.", "No warm-up"),
+                ("stays-at-the-peak", "after the warm-up the rate stays at the peak.", "The schedule"),
+                (
+                    "cosine-from-zero",
+                    "the cosine counts its progress from step 0, so the rate jumps where the warm-up ends: count from the peak.",
+                    "The schedule",
+                ),
+                ("to-zero", "the rate falls towards 0 and not towards `min_lr`.", "The schedule"),
+                (
+                    "min-added",
+                    "`min_lr` is added to a cosine of full height: the height is max_lr - min_lr, or the peak is too high.",
+                    "The schedule",
+                ),
+                (
+                    "straight-line",
+                    "the rate falls along a straight line, and not along half a cosine.",
+                    "The schedule",
+                ),
+                (
+                    "cosine-without-pi",
+                    "the angle runs from 0 to 1, and not to π: `math.cos(math.pi * progress)`.",
+                    "The schedule",
+                ),
+                (
+                    "whole-cosine",
+                    "the angle runs to 2π: the rate falls, and rises again to the peak.",
+                    "The schedule",
+                ),
+                (
+                    "quarter-cosine",
+                    "this is a quarter of a cosine, cos(πs/2): it falls fastest at the end. Half a cosine is ½ (1 + cos πs).",
+                    "The schedule",
+                ),
+            )
+        ),
+        Suspect(
+            "divides-by-zero",
+            "a run without warm-up, of nothing but warm-up, or of one step divides by zero: return before the division.",
+            _ENDS,
+            probe=_divides_by_zero,
         ),
     ],
     tolerance=1e-7,
@@ -2003,11 +2984,934 @@ def get_lr(f, it, max_lr, min_lr, warmup_steps, max_steps):
     """Check a schedule `f(it, max_lr, min_lr, warmup_steps, max_steps)` → the learning rate of step `it`, a float."""
     return f(it, max_lr, min_lr, warmup_steps, max_steps)
 
+# %% ../notebooks/A2_check.ipynb #cc8cd514
+def _adamw(p, grad, m, v, t, lr, betas, eps, weight_decay, slip=""):
+    """One step of AdamW; `slip` makes a mistake."""
+    old, (beta1, beta2) = (m, v), reversed(betas) if slip == "betas-exchanged" else betas
+    if slip == "decay-in-the-gradient":
+        grad = grad + weight_decay * p
+    keep1, keep2 = (1 - beta1, 1 - beta2) if slip == "averages-exchanged" else (beta1, beta2)
+    m = keep1 * m + (1 if slip == "gradients-summed" else 1 - keep1) * grad
+    v = keep2 * v + (1 - keep2) * (grad.abs() if slip == "not-squared" else grad**2)
+    t = t + (slip == "counted-too-far")
+    c1 = 1 if slip in ("not-corrected", "m-not-corrected") else 1 - beta1**t
+    c2 = 1 if slip in ("not-corrected", "v-not-corrected") else 1 - beta2**t
+    m_hat, v_hat = (old[0] / c1, old[1] / c2) if slip == "old-averages" else (m / c1, v / c2)
+    root = {
+        "eps-inside": (v_hat + eps).sqrt(),
+        "no-root": v_hat + eps,
+        "eps-before-correction": (v.sqrt() + eps) / math.sqrt(c2),
+        "no-eps": v_hat.sqrt(),
+    }.get(slip, v_hat.sqrt() + eps)
+    step = lr * m_hat / root
+    decay = {
+        "decay-in-the-gradient": 0,
+        "no-decay": 0,
+        "decay-without-lr": weight_decay,
+        "grows": -lr * weight_decay,
+    }
+    kept = 1 - decay.get(slip, lr * weight_decay)
+    new = {"uphill": p * kept + step, "decay-last": (p - step) * kept}.get(slip, p * kept - step)
+    return (new, m_hat, v_hat) if slip == "corrected-averages-kept" else (new, m, v)
+
+
+def _adamw_cases(seed):
+    for shape, t, eps in (((1,), 1, 1e-8), ((3,), 4, 1e-8), ((2, 3), 2, 0.1), ((4, 3), 7, 0.01)):
+        m, v = (torch.zeros(shape),) * 2 if t == 1 else (0.3 * torch.randn(shape), 0.1 + torch.rand(shape))
+        yield torch.randn(shape), torch.randn(shape), m, v, t, 0.1, (0.9, 0.95), eps, 0.5
+
+
+_BIAS = "A memory of the last gradients"
+
+
+@checker(
+    chapter="07_optimizer_schedule",
+    where="AdamW by hand",
+    reference=_adamw,
+    cases=_adamw_cases,
+    suspects=[
+        Suspect(slip, says, where, functools.partial(_adamw, slip=slip))
+        for slip, says, where in (
+            (
+                "not-corrected",
+                "the bias correction is missing: m and v begin at 0, and the first steps have the wrong size.",
+                _BIAS,
+            ),
+            ("m-not-corrected", "m is not divided by 1 - β₁ᵗ.", _BIAS),
+            ("v-not-corrected", "v is not divided by 1 - β₂ᵗ.", _BIAS),
+            ("counted-too-far", "the bias correction takes t + 1: t counts from 1 already.", _BIAS),
+            (
+                "corrected-averages-kept",
+                "the new p is right, and the corrected averages are returned: the next step would correct them again.",
+                _BIAS,
+            ),
+            (
+                "decay-in-the-gradient",
+                "the decay is added to the gradient (L2): it goes through the division by √v, and weights with small gradients "
+                "are wiped out.",
+                "Decay, kept apart",
+            ),
+            ("decay-without-lr", "the weight is multiplied by 1 - λ: it is 1 - ηλ.", "Decay, kept apart"),
+            ("no-decay", "there is no weight decay: this is Adam.", "Decay, kept apart"),
+            ("grows", "the decay has the wrong sign: weights grow.", "Decay, kept apart"),
+            (
+                "decay-last",
+                "the decay shrinks the weight after the step, and with it the step. It shrinks the old weight.",
+                "AdamW by hand",
+            ),
+            ("eps-inside", "ε stands under the root. It is added to the root.", "Each weight its own step"),
+            (
+                "eps-before-correction",
+                "ε is added to √v before the bias correction, so it is divided as well: it is added to √(v / (1 - β₂ᵗ)).",
+                "Each weight its own step",
+            ),
+            (
+                "no-eps",
+                "ε is not used: a weight whose gradients were all 0 is divided by 0.",
+                "Each weight its own step",
+            ),
+            ("no-root", "the step is divided by v and not by its root.", "Each weight its own step"),
+            (
+                "not-squared",
+                "v averages the sizes of the gradients and not their squares.",
+                "Each weight its own step",
+            ),
+            ("betas-exchanged", "β₁ and β₂ are exchanged.", "Each weight its own step"),
+            (
+                "averages-exchanged",
+                "the averages keep 1 - β of the old and take β of the new. It is the other way round: β of the old.",
+                _BIAS,
+            ),
+            ("gradients-summed", "m adds up gradients: the factor 1 - β₁ is missing.", _BIAS),
+            (
+                "old-averages",
+                "the step is taken with the averages from before this gradient: update them first.",
+                "AdamW by hand",
+            ),
+            ("uphill", "the step goes up the gradient: it is subtracted.", "Downhill"),
+        )
+    ],
+    tolerance=1e-6,
+)
+def adamw(f, p, grad, m, v, t, lr, betas, eps, weight_decay):
+    """Check one step of AdamW, `f(p, grad, m, v, t, lr, betas, eps, weight_decay)` → the new p, m and v.
+
+    t counts steps from 1; m and v are the averages without the bias correction. Nothing is changed in place.
+    """
+    new = f(p, grad, m, v, t, lr, betas, eps, weight_decay)
+    if not isinstance(new, (tuple, list)) or len(new) != 3:
+        raise Refused(f"It must return three tensors, the new p, m and v; it returned {_show(new)}.")
+    return dict(zip(("new p", "new m", "new v"), new))
+
+# %% ../notebooks/A2_check.ipynb #a124518d
+def _groups(model, weight_decay):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, others = ([p for p in trained if (p.dim() >= 2) == large] for large in (True, False))
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _groups_cases(seed):
+    small = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+    for model, frozen, decay in (
+        (small, [], 0.3),
+        (GPT(GPTConfig(5, 7, 2, 1, 4)), [], 0.1),
+        (GPT(GPTConfig(5, 7, 1, 2, 4)), ["transformer.wpe.weight", "transformer.h.0.ln_1.bias"], 0.25 + seed),
+    ):
+        for name in frozen:
+            model.get_parameter(name).requires_grad = False
+        yield model, decay
+
+
+def _decays(question, case=1):
+    """A probe: `question(decay)`, with the decay of each parameter by name, over the one asked for."""
+
+    def probe(run, cases):
+        model, decay = cases[case]
+        found = run(model, decay)
+        return question({n: v / decay for n, v in found["decay"].items()})
+
+    return probe
+
+
+def _named(decay, *ends):
+    return [v for n, v in decay.items() if n.endswith(ends)]
+
+
+_WHICH = "Which weights decay?"
+
+
+@checker(
+    chapter="07_optimizer_schedule",
+    where=_WHICH,
+    reference=_groups,
+    cases=_groups_cases,
+    suspects=[
+        Suspect(
+            "copies",
+            "the groups hold copies and not the parameters themselves: the optimizer would train the copies. "
+            "`state_dict()` and `detach()` give other tensors.",
+            _WHICH,
+            probe=lambda run, cases: run(*cases[1])["strangers"] > 0,
+        ),
+        Suspect(
+            "twice",
+            "a parameter stands in two places: it would take two steps at once, and PyTorch refuses. A shared table has two names; "
+            "`model.parameters()` gives it once.",
+            _WHICH,
+            probe=lambda run, cases: bool(run(*cases[1])["in two places"]),
+        ),
+        Suspect(
+            "left-out",
+            "parameters stand in no group: they would never learn. Is a generator used twice? The second time it is empty. Or does "
+            "no rule fit them?",
+            _WHICH,
+            probe=lambda run, cases: bool(run(*cases[1])["in no group"]),
+        ),
+        Suspect(
+            "frozen",
+            "a parameter that needs no gradient stands in a group: leave it out.",
+            _WHICH,
+            probe=lambda run, cases: (
+                bool(run(*cases[2])["in a group, and need no gradient"])
+                and not any(run(*cases[1])[key] for key in ("in no group", "in two places"))
+            ),
+        ),
+        Suspect(
+            "no-decay-given",
+            "a group says nothing about `weight_decay`, so the optimizer's default of 0.01 holds for it.",
+            _WHICH,
+            probe=lambda run, cases: run(*cases[1])["groups without a decay"] > 0,
+        ),
+        Suspect(
+            "exchanged",
+            "the groups are exchanged: biases and gains decay, matrices do not.",
+            _WHICH,
+            probe=_decays(
+                lambda decay: _named(decay, "bias")[0] == 1 and _named(decay, "c_attn.weight") == [0, 0]
+            ),
+        ),
+        Suspect(
+            "decays-everything",
+            "everything decays, biases and LayerNorm gains too.",
+            "Decay on biases and LayerNorm",
+            probe=_decays(lambda decay: set(decay.values()) == {1}),
+        ),
+        Suspect(
+            "decays-nothing",
+            "nothing decays.",
+            _WHICH,
+            probe=_decays(lambda decay: set(decay.values()) == {0}),
+        ),
+        Suspect(
+            "decays-gains",
+            "biases are spared, and LayerNorm gains decay: they have one dimension as well.",
+            "Decay on biases and LayerNorm",
+            probe=_decays(lambda decay: min(_named(decay, "ln_1.weight", "ln_2.weight", "ln_f.weight")) == 1),
+        ),
+        Suspect(
+            "decays-the-last-gain",
+            "the gain of `ln_f` decays, those of the blocks do not: the rule goes by names, and forgot one.",
+            "Decay on biases and LayerNorm",
+            probe=_decays(lambda decay: _named(decay, "ln_f.weight", "ln_1.weight") == [0, 0, 1]),
+        ),
+        Suspect(
+            "decays-biases",
+            "LayerNorm is spared, and the biases of the linear layers decay.",
+            "Decay on biases and LayerNorm",
+            probe=_decays(lambda decay: min(_named(decay, "c_attn.bias", "c_fc.bias", "c_proj.bias")) == 1),
+        ),
+        Suspect(
+            "embeddings-spared",
+            "the embeddings do not decay. That is minGPT's choice; here all matrices do, tables too.",
+            _WHICH,
+            probe=_decays(
+                lambda decay: _named(decay, "wpe.weight") == [0] and _named(decay, "c_attn.weight") == [1, 1]
+            ),
+        ),
+        Suspect(
+            "decay-fixed",
+            "the decay is always the same number, whatever `weight_decay` is.",
+            _WHICH,
+            probe=lambda run, cases: run(cases[1][0], 0.5)["decay"] == run(cases[1][0], 0.25)["decay"],
+        ),
+    ],
+)
+def decay_groups(f, model, weight_decay):
+    """Check `f(model, weight_decay)` → a list of dicts `{"params": [...], "weight_decay": number}`, for an optimizer.
+
+    Tensors with two dimensions or more decay, the others have a weight decay of 0; what needs no gradient is left out.
+    """
+    groups = f(model, weight_decay)
+    names = {id(p): name for name, p in model.named_parameters()}
+    if not isinstance(groups, (list, tuple)) or not all(
+        isinstance(g, dict) and "params" in g for g in groups
+    ):
+        raise Refused(f'It must return a list of dicts with "params"; it returned {_show(groups)}.')
+    members = [(p, group.get("weight_decay", 0.01)) for group in groups for p in group["params"]]
+    if not all(isinstance(p, torch.Tensor) for p, _ in members):
+        raise Refused('Under "params" there must be parameters, not names or pairs.')
+    times = {name: sum(p is q for p, _ in members) for name, q in model.named_parameters()}
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    return {
+        "groups without a decay": sum("weight_decay" not in group for group in groups),
+        "strangers": sum(id(p) not in names for p, _ in members),
+        "in two places": [name for name, n in times.items() if n > 1],
+        "in no group": [name for name, n in times.items() if n == 0 and trained[name]],
+        "in a group, and need no gradient": [name for name, n in times.items() if n and not trained[name]],
+        "decay": dict(
+            sorted((names[id(p)], decay) for p, decay in members if id(p) in names and trained[names[id(p)]])
+        ),
+    }
+
+# %% ../notebooks/A2_check.ipynb #0da43c9c
+def _clip(parameters, max_norm, slip=""):
+    """Scale the gradients in place; `slip` makes a mistake. Returns the length before."""
+    parameters = list(parameters)
+    grads = [p.grad for p in parameters if p.grad is not None]
+    squares = torch.stack([(g**2).sum() for g in grads])
+    norm = {
+        "no-root": squares.sum(),
+        "lengths-added": squares.sqrt().sum(),
+        "largest-entry": max(g.abs().max() for g in grads),
+        "sizes-added": sum(g.abs().sum() for g in grads),
+        "mean-for-sum": (squares.sum() / sum(g.numel() for g in grads)).sqrt(),
+        "weights-measured": sum((p.detach() ** 2).sum() for p in parameters).sqrt(),
+        "last-tensor-only": squares[-1].sqrt(),
+    }.get(slip, squares.sum().sqrt())
+    limit = 1.0 if slip == "limit-fixed" else max_norm
+    factor = limit / norm
+    if not (slip == "always-scaled" or norm > limit) or slip in (
+        "each-tensor",
+        "each-number",
+        "weights-scaled",
+        "unchanged",
+    ):
+        factor = 1.0
+    if slip == "only-short-ones":
+        factor = limit / norm if norm < limit else 1.0
+    for g, length in zip(grads, squares.sqrt()):
+        g *= factor
+        if slip == "each-tensor":
+            g *= min(1.0, limit / length)
+        if slip == "each-number":
+            g.clamp_(-limit, limit)
+    if slip == "weights-scaled":
+        with torch.no_grad():
+            for p in parameters:
+                p *= min(1.0, limit / norm)
+    return norm * factor if slip == "length-after" else norm
+
+
+def _clip_cases(seed):
+    for shapes, scale, max_norm in (
+        (((2,),), 3.0, 1.0),
+        (((3,), (2, 2)), 0.05, 1.0),
+        (((4, 3), None, (5,)), 2.0, 0.7),
+        (((2, 3), (4,), None), 0.4, 3.0),
+    ):
+        grads = [None if shape is None else scale * torch.randn(shape) for shape in shapes]
+        yield grads, max_norm
+
+
+def _no_gradient(run, cases):
+    """Whether it works where all parameters have a gradient, and fails where one has none."""
+    run(*cases[0])
+    try:
+        run(*cases[2])
+    except (AttributeError, TypeError):
+        return True
+
+
+@checker(
+    chapter="07_optimizer_schedule",
+    where="Clipping",
+    reference=_clip,
+    cases=_clip_cases,
+    suspects=[
+        Suspect(
+            "none-forgotten",
+            "it fails where a parameter has no gradient: `p.grad` is None for a part that was not used. Pass over it.",
+            "Clipping",
+            probe=_no_gradient,
+        ),
+        *(
+            Suspect(slip, says, where, functools.partial(_clip, slip=slip))
+            for slip, says, where in (
+                (
+                    "unchanged",
+                    "the length is right, and the gradients are as they were. Either the second loop goes through a generator that "
+                    "the first has used up, or `g = g * factor` makes a new tensor: use `g.mul_(factor)`.",
+                    "Clipping",
+                ),
+                (
+                    "each-tensor",
+                    "each tensor is clipped by itself. One factor for all keeps the direction.",
+                    "Clipping",
+                ),
+                (
+                    "each-number",
+                    "every number is clamped by itself (`clip_grad_value_`): the direction changes.",
+                    "Clipping",
+                ),
+                ("always-scaled", "short gradients are made longer: the factor is at most 1.", "Clipping"),
+                (
+                    "only-short-ones",
+                    "the comparison is the wrong way round: short gradients are scaled, long ones are not.",
+                    "Clipping",
+                ),
+                ("no-root", "the root is missing: this is the square of the length.", "Clipping"),
+                (
+                    "lengths-added",
+                    "the lengths of the tensors are added. Their squares add up, and the root comes last.",
+                    "Clipping",
+                ),
+                (
+                    "largest-entry",
+                    "the length is the largest entry (the maximum norm), not the root of the sum of squares.",
+                    "Clipping",
+                ),
+                (
+                    "sizes-added",
+                    "the length is the sum of absolute values (the L1 norm), not the root of the sum of squares.",
+                    "Clipping",
+                ),
+                (
+                    "mean-for-sum",
+                    "the length is a root of a mean: a large model would be clipped less. Add the squares.",
+                    "Clipping",
+                ),
+                (
+                    "last-tensor-only",
+                    "the length is that of the last tensor alone: is the sum begun anew in the loop?",
+                    "Clipping",
+                ),
+                (
+                    "weights-measured",
+                    "the length is that of the weights, not of their gradients.",
+                    "Clipping",
+                ),
+                ("weights-scaled", "the weights are scaled, not their gradients.", "Clipping"),
+                (
+                    "length-after",
+                    "the length after clipping is returned. A training loop looks at the one before.",
+                    "Clipping",
+                ),
+                ("limit-fixed", "the limit is always 1, whatever `max_norm` is.", "Clipping"),
+            )
+        ),
+    ],
+)
+def clip(f, grads, max_norm):
+    """Check `f(parameters, max_norm)`, which scales all gradients by one factor, in place → their length before.
+
+    `parameters` may be a generator, and some gradients may be None.
+    """
+    generator = torch.Generator().manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(2 if g is None else g.shape, generator=generator)) for g in grads]
+    for p, g in zip(parameters, grads):
+        p.grad = None if g is None else g.clone()
+    before = [p.detach().clone() for p in parameters]
+    norm = f((p for p in parameters), max_norm)
+    if (
+        not isinstance(norm, (numbers.Real, torch.Tensor))
+        or isinstance(norm, torch.Tensor)
+        and norm.numel() != 1
+    ):
+        raise Refused(
+            f"It must return the length of the gradients before clipping, one number; it returned {_show(norm)}."
+        )
+    return {
+        "length before": float(norm),
+        **{f"clipped gradient {i}": p.grad for i, p in enumerate(parameters) if p.grad is not None},
+        "weights": [p.detach() for p in parameters]
+        if any(map(torch.any, map(torch.ne, parameters, before)))
+        else "as they were",
+    }
+
+# %% ../notebooks/A2_check.ipynb #f0e851b8
+import sys
+import tempfile
+
+
+class _CountingGPT(GPT):
+    """A GPT that counts its forward passes, and how many of them wait for their backward pass."""
+
+    waiting = most = passes = 0
+
+    def forward(self, idx, targets=None):
+        _, loss = super().forward(idx, targets)
+        self.waiting, self.passes = self.waiting + 1, self.passes + 1
+        self.most = max(self.most, self.waiting)
+        if loss.requires_grad:
+            loss.register_hook(self.done)
+        return None, loss
+
+    def done(self, gradient):
+        self.waiting -= 1
+
+
+def _accumulate(model, micro_batches):
+    n_tokens, total = sum(y.numel() for _, y in micro_batches), 0.0
+    for x, y in micro_batches:
+        loss = model(x, y)[1] * (y.numel() / n_tokens)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _micro_batches(model, *shapes):
+    """Inputs and targets of some shapes (B, T); later parts have larger targets, so that their losses differ."""
+    V = model.config.vocab_size
+    return [
+        (torch.randint(V, shape), torch.randint(i * V // len(shapes), V, shape))
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def _counting_model(seed):
+    model = _CountingGPT(GPTConfig(8, 31, 1, 2, 8))
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(20)  # so that the losses of the parts are not alike
+    return model
+
+
+def _even_cases(seed):
+    for n, shape in ((2, (1, 3)), (3, (4, 5)), (5, (2, 7)), (1, (2, 3))):
+        model = _counting_model(seed)
+        yield model, _micro_batches(model, *[shape] * n)
+
+
+def _uneven_cases(seed):
+    for shapes in (((1, 3), (3, 3)), ((4, 5), (1, 8), (2, 3)), ((2, 4), (2, 7), (2, 2))):
+        model = _counting_model(seed)
+        yield model, _micro_batches(model, *shapes)
+
+
+def _accumulated(f, model, micro_batches):
+    """Run `f` on a copy of the model: the loss, the gradient as one long vector, and what else can be seen."""
+    model = copy.deepcopy(model)
+    before = [p.detach().clone() for p in model.parameters()]
+    loss = f(model, micro_batches)
+    if (
+        not isinstance(loss, (numbers.Real, torch.Tensor))
+        or isinstance(loss, torch.Tensor)
+        and loss.numel() != 1
+    ):
+        raise Refused(f"It must return the mean loss, one number; it returned {_show(loss)}.")
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return {
+        "loss": loss.item() if isinstance(loss, torch.Tensor) else float(loss),
+        "gradient, all parameters": torch.cat([g.flatten() for g in grads]),
+        "weights": "changed"
+        if any(map(torch.any, map(torch.ne, model.parameters(), before)))
+        else "as they were",
+        "the loss comes": "with a graph"
+        if isinstance(loss, torch.Tensor) and loss.requires_grad
+        else "without a graph",
+        "forward passes": model.passes,
+        "most of them in memory at a time": model.most,
+    }
+
+
+def _parts(question, case=1):
+    """A probe: `question(found, want, parts, n)`, where `parts` are what each micro-batch alone gives."""
+
+    def probe(run, cases):
+        model, micro_batches = cases[case]
+        want = _accumulated(_accumulate, model, micro_batches)
+        parts = [_accumulated(_accumulate, model, [pair]) for pair in micro_batches]
+        return bool(question(run(model, micro_batches), want, parts, micro_batches))
+
+    return probe
+
+
+def _near(a, b):
+    return torch.allclose(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-6)
+
+
+def _gradient_is(rule):
+    """A probe: whether the gradient is `rule(gradients of the parts, micro_batches)`."""
+
+    def question(found, want, parts, pairs):
+        grads = [part["gradient, all parameters"] for part in parts]
+        rules = rule(grads, pairs)
+        return any(
+            _near(found["gradient, all parameters"], g)
+            for g in (rules if isinstance(rules, list) else [rules])
+        )
+
+    return _parts(question)
+
+
+def _loss_is(rule):
+    """A probe: whether the gradient is right, and the loss is `rule(losses of the parts, micro_batches)`."""
+
+    def question(found, want, parts, pairs):
+        same = _near(found["gradient, all parameters"], want["gradient, all parameters"])
+        return same and _near(found["loss"], rule([part["loss"] for part in parts], pairs))
+
+    return _parts(question)
+
+
+_CUT = "A batch that does not fit"
+_ANY_STEP = [  # mistakes that both checkers of accumulation know
+    Suspect(
+        "takes-a-step",
+        "the weights have changed. Accumulation computes a gradient; the optimizer's step comes after it.",
+        "Four lines, one batch",
+        probe=lambda run, cases: run(*cases[1])["weights"] == "changed",
+    ),
+    Suspect(
+        "no-backward",
+        "no gradient has arrived: `backward()` is missing, or the forward pass runs under `no_grad`.",
+        "Four lines, one batch",
+        probe=_gradient_is(lambda grads, pairs: 0 * grads[0]),
+    ),
+    Suspect(
+        "last-part-only",
+        "only the last micro-batch counts: the gradient is set to zero inside the loop, or `backward()` stands behind it.",
+        _CUT,
+        probe=_gradient_is(
+            lambda grads, pairs: [grads[-1], grads[-1] / len(pairs), _share(pairs, -1) * grads[-1]]
+        ),
+    ),
+    Suspect(
+        "first-part-only",
+        "only the first micro-batch counts: does a `return` or a `break` stand inside the loop?",
+        _CUT,
+        probe=_gradient_is(
+            lambda grads, pairs: [grads[0], grads[0] / len(pairs), _share(pairs, 0) * grads[0]]
+        ),
+    ),
+    Suspect(
+        "undivided",
+        "the gradient is the sum over the micro-batches, not their mean: each loss is a mean over its own part, and has to be "
+        "multiplied by that part's share before `backward()`.",
+        "The loss that is not divided",
+        probe=_gradient_is(lambda grads, pairs: sum(grads)),
+    ),
+    Suspect(
+        "loss-summed",
+        "the gradient is right, and the loss that is returned is a sum of means.",
+        _CUT,
+        probe=_loss_is(lambda losses, pairs: sum(losses)),
+    ),
+    Suspect(
+        "loss-of-the-last",
+        "the gradient is right, and the loss that is returned is that of the last micro-batch.",
+        _CUT,
+        probe=_parts(
+            lambda found, want, parts, pairs: (
+                _near(found["gradient, all parameters"], want["gradient, all parameters"])
+                and any(
+                    _near(found["loss"], share * parts[-1]["loss"])
+                    for share in (1, 1 / len(pairs), _share(pairs, -1))
+                )
+            )
+        ),
+    ),
+    Suspect(
+        "graph-kept",
+        "the loss that is returned carries its graph, and with it every activation of the step: add up `loss.item()` or "
+        "`loss.detach()`.",
+        "The gradient of a step",
+        probe=lambda run, cases: run(*cases[1])["the loss comes"] == "with a graph",
+    ),
+    Suspect(
+        "two-passes",
+        "the model runs more than once for a micro-batch: the numbers are right, and it takes twice the time.",
+        _CUT,
+        probe=lambda run, cases: run(*cases[1])["forward passes"] > len(cases[1][1]),
+    ),
+    Suspect(
+        "all-in-memory",
+        "the numbers are right, but all forward passes come first, and their activations are in memory together, which is what "
+        "accumulation is to avoid: call `backward()` in the loop.",
+        _CUT,
+        probe=lambda run, cases: run(*cases[1])["most of them in memory at a time"] > 1,
+    ),
+]
+
+
+def _share(pairs, i):
+    """The share of part `i` in all tokens."""
+    return pairs[i][1].numel() / sum(y.numel() for _, y in pairs)
+
+
+@checker(
+    chapter="08_training_loop",
+    where=_CUT,
+    reference=_accumulate,
+    cases=_even_cases,
+    suspects=[
+        *_ANY_STEP,
+        Suspect(
+            "divided-by-the-wrong-count",
+            "the loss is divided by the number of sequences or of tokens. It is a mean over these already: divide by the number of "
+            "micro-batches.",
+            _CUT,
+            probe=_gradient_is(
+                lambda grads, pairs: [
+                    sum(grads) / count for y in [pairs[0][1]] for count in _counts(len(pairs), y)
+                ]
+            ),
+        ),
+        Suspect(
+            "divided-twice",
+            "the loss is divided by the number of micro-batches twice, say in each part and once more at the end.",
+            _CUT,
+            probe=_gradient_is(lambda grads, pairs: sum(grads) / len(pairs) ** 2),
+        ),
+    ],
+)
+def accumulate(f, model, micro_batches):
+    """Check `f(model, micro_batches)`, which adds the gradient of the mean loss to `.grad` → the mean loss, a number.
+
+    `micro_batches` is a list of pairs x, y, all of one shape (B, T); `model(x, y)` returns `(None, loss)`.
+    """
+    return _accumulated(f, model, micro_batches)
+
+
+def _counts(n, y):
+    """Wrong divisors: sequences or tokens, of a part or of the step."""
+    B, T = y.shape
+    return B, T, B * T, n * B, n * T, n * B * T
+
+
+@checker(
+    chapter="08_training_loop",
+    where="Exercise 8.2: uneven parts",
+    reference=_accumulate,
+    cases=_uneven_cases,
+    suspects=[
+        *_ANY_STEP,
+        Suspect(
+            "mean-of-means",
+            "this is the mean of the parts' means: a token in a small part counts more than one in a large part. Multiply each loss by "
+            "its share of the tokens.",
+            "Exercise 8.2: uneven parts",
+            probe=_gradient_is(lambda grads, pairs: sum(grads) / len(pairs)),
+        ),
+        Suspect(
+            "sequences-counted",
+            "the parts are weighted by their numbers of sequences. Sequences may differ in length: count tokens.",
+            "Exercise 8.2: uneven parts",
+            probe=_gradient_is(
+                lambda grads, pairs: (
+                    sum(len(y) * g for g, (_, y) in zip(grads, pairs)) / sum(len(y) for _, y in pairs)
+                )
+            ),
+        ),
+        Suspect(
+            "tokens-not-divided",
+            "each loss is multiplied by its tokens, and nothing is divided by the tokens of the step: this is the gradient of a sum.",
+            "Exercise 8.2: uneven parts",
+            probe=_gradient_is(lambda grads, pairs: sum(y.numel() * g for g, (_, y) in zip(grads, pairs))),
+        ),
+        Suspect(
+            "tokens-so-far",
+            "the loss is divided by the tokens seen so far, not by those of the whole step: count them before the first `backward()`.",
+            "Exercise 8.2: uneven parts",
+            probe=_gradient_is(
+                lambda grads, pairs: sum(
+                    y.numel() / sum(z.numel() for _, z in pairs[: i + 1]) * g
+                    for i, (g, (_, y)) in enumerate(zip(grads, pairs))
+                )
+            ),
+        ),
+    ],
+)
+def accumulate_uneven(f, model, micro_batches):
+    """Check `f(model, micro_batches)` as `check.accumulate` does, for parts of different shapes (B, T).
+
+    Every token counts the same, whatever part it is in.
+    """
+    return _accumulated(f, model, micro_batches)
+
+# %% ../notebooks/A2_check.ipynb #e45bbb22
+def _save(path, data):
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+_SYNCS = {"fsync", "fdatasync", "sync", "fcntl"}
+
+
+def _folder(path):
+    return {file.name: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+
+
+def _watched(f, path, data):
+    """Run `f(path, data)`; return the folder before and after each call into C, and the numbers of the syncs."""
+    states, syncs = [_folder(path)], []
+
+    def look(frame, event, called):
+        if event.startswith("c_"):
+            states.append(_folder(path))
+            if event == "c_return" and called.__name__ in _SYNCS:
+                syncs.append(len(states) - 1)
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        f(path, data)
+    finally:
+        sys.setprofile(before)
+    return [*states, _folder(path)], syncs
+
+
+def _after_a_kill(f, states, name, data):
+    """What the next save does, from each state that a kill may leave."""
+    distinct = {tuple(sorted(state.items())) for state in states}
+    for state in sorted(distinct, key=str):
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in state:
+                Path(folder, file).write_bytes(content)
+            try:
+                f(Path(folder, name), data)
+            except Exception as error:
+                return f"fails with {type(error).__name__}"
+            if Path(folder, name).read_bytes() != data:
+                return "writes something else"
+    return "works"
+
+
+@checker(
+    chapter="08_training_loop",
+    where="Whole, or not there",
+    reference=_save,
+    cases=lambda seed: [
+        (b"old weights", b"new weights"),
+        (None, random.Random(seed).randbytes(30_000)),
+    ],
+    suspects=[
+        Suspect(
+            "in-place",
+            "the file itself is opened for writing: from then on the old bytes are gone, and until the end the new ones are not "
+            "there. Write beside it, and rename.",
+            "Whole, or not there",
+            probe=lambda run, cases: _part_seen(run(*cases[0])) and run(*cases[0])["written"] == "in place",
+        ),
+        Suspect(
+            "copied",
+            "it is written beside, and then copied into its place: a copy can break off half-way. Rename: `os.replace`.",
+            "Whole, or not there",
+            probe=lambda run, cases: (
+                _part_seen(run(*cases[0])) and run(*cases[0])["beside it"] == "all bytes"
+            ),
+        ),
+        Suspect(
+            "renamed-too-early",
+            "it is renamed before all bytes are in the file: Python keeps some until `flush()` or `close()`.",
+            "Whole, or not there",
+            probe=lambda run, cases: _part_seen(run(*cases[0])) and run(*cases[0])["written"] == "beside",
+        ),
+        Suspect(
+            "old-one-removed",
+            "the old file is removed before the new one has its name: a kill between the two leaves nothing. `os.replace` does both "
+            "in one step.",
+            "Whole, or not there",
+            probe=lambda run, cases: ", then nothing" in run(*cases[0])["the name held"],
+        ),
+        Suspect(
+            "written-elsewhere",
+            "it is written in another folder, which may be on another disk: a rename from there is a copy, or fails. Write beside it.",
+            "Whole, or not there",
+            probe=lambda run, cases: run(*cases[0])["written"] == "elsewhere",
+        ),
+        Suspect(
+            "never-synced",
+            "the rename may reach the disk before the bytes: after a power cut the name holds an empty file. Call "
+            "`os.fsync(file.fileno())` before the rename.",
+            "Whole, or not there",
+            probe=lambda run, cases: (
+                run(*cases[0])["on the disk before the rename"] == "nothing: never synced"
+            ),
+        ),
+        Suspect(
+            "synced-after-the-rename",
+            "the bytes are synced after the rename: between the two, a power cut leaves an empty file under the name.",
+            "Whole, or not there",
+            probe=lambda run, cases: (
+                run(*cases[0])["on the disk before the rename"] == "nothing: synced after it"
+            ),
+        ),
+        Suspect(
+            "synced-before-flush",
+            "the file is synced while Python still keeps bytes for itself: call `file.flush()` before `os.fsync`.",
+            "Whole, or not there",
+            probe=lambda run, cases: run(*cases[0])["on the disk before the rename"] == "a part of the bytes",
+        ),
+        Suspect(
+            "appended",
+            "after a kill the next save writes to what was left behind, and the bytes of both are mixed: open with mode `wb`.",
+            "Whole, or not there",
+            probe=lambda run, cases: run(*cases[0])["the next save after a kill"] == "writes something else",
+        ),
+        Suspect(
+            "stopped-by-leftovers",
+            "after a kill the next save fails, because the file beside is there already. Write over it: mode `wb`, `exist_ok=True`.",
+            "Whole, or not there",
+            probe=lambda run, cases: (
+                run(*cases[0])["the next save after a kill"] == "fails with FileExistsError"
+            ),
+        ),
+        Suspect(
+            "left-behind",
+            "when all went well, another file is left in the folder.",
+            "Whole, or not there",
+            probe=lambda run, cases: bool(run(*cases[0])["left in the folder"]),
+        ),
+    ],
+)
+def save(f, old, data):
+    """Check `f(path, data)`, which writes bytes to a file that is whole or not there, whenever it is killed.
+
+    `path` is a `pathlib.Path`. There may be an old file under that name, and what an earlier kill has left beside it.
+    """
+    words = {None: "nothing", old: "the old bytes", data: "the new bytes"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "weights.bin")
+        if old is not None:
+            path.write_bytes(old)
+        states, syncs = _watched(f, path, data)
+    if states[-1].get(path.name) != data:
+        raise Refused("It has returned, and the file does not hold the new bytes.")
+    held = [words.get(state.get(path.name), "a part") for state in states]
+    told = [word for word, before in zip(held, [None, *held]) if word != before]
+    others = [{n: content for n, content in state.items() if n != path.name} for state in states]
+    renamed = next(
+        (i for i, state in enumerate(states) if state.get(path.name) not in (None, old)), len(states)
+    )
+    whole = next((i for i, other in enumerate(others[:renamed]) if data in other.values()), None)
+    early = [i for i in syncs if i < renamed]
+    if any(data in others[i].values() for i in early):
+        synced = "all bytes"
+    elif early:
+        synced = "a part of the bytes"
+    else:
+        synced = "nothing: synced after it" if syncs else "nothing: never synced"
+    return {
+        "the name held": ", then ".join(told),
+        "written": "beside" if any(others) else "in place" if "a part" in told else "elsewhere",
+        "beside it": "all bytes" if whole is not None else "a part" if any(others) else "nothing",
+        "on the disk before the rename": synced,
+        "the next save after a kill": _after_a_kill(f, states, path.name, b"next"),
+        "left in the folder": sorted(others[-1]),
+    }
+
+
+def _part_seen(found):
+    return "a part" in found["the name held"]
+
 # %% ../notebooks/A2_check.ipynb #f2886fdc
 import codecs
 import itertools
 import re
-import tempfile
 import zlib
 
 # %% ../notebooks/A2_check.ipynb #02d31d35

@@ -18,8 +18,8 @@ from gpt2lib.check import CHECKERS
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 OLD_FORM = [  # their exercises are not yet in the common form
-    *("02_attention", "03_mlp", "04_block", "05_gpt", "06_data_loader"),
-    *("07_optimizer_schedule", "08_training_loop", "10_generation", "11_pretrained"),
+    *("02_attention", "03_mlp", "04_block"),
+    *("10_generation", "11_pretrained"),
     *("12_evaluation", "13_demo"),
 ]
 CHAPTERS = [path for path in NOTEBOOKS if path.stem[0].isdigit() and path.stem not in OLD_FORM]
