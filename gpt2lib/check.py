@@ -1758,7 +1758,7 @@ def _other_eps(run, cases):
                 (
                     "over-positions",
                     "mean and variance run over the positions. They run over the channels of each position alone.",
-                    "Exercise 4.1: the wrong axis",
+                    "Exercise 4.6: the wrong axis",
                     dict(dims=(-2,)),
                 ),
                 (
@@ -1771,14 +1771,14 @@ def _other_eps(run, cases):
                 (
                     "batch-norm",
                     "mean and variance run over the batch, as BatchNorm has it. They run over the channels.",
-                    "Exercise 4.1: the wrong axis",
+                    "Exercise 4.6: the wrong axis",
                     dict(dims=(0, 1)),
                     dict(dims=(0,)),
                 ),
                 (
                     "no-mean",
                     "the mean is not subtracted. That is RMSNorm, which later models have.",
-                    "Exercise 4.2: drop the mean",
+                    "Exercise 4.7: drop the mean",
                     dict(mean=False),
                 ),
                 (
@@ -1810,7 +1810,7 @@ def _other_eps(run, cases):
                 (
                     "statistics-detached",
                     "the output is right, but the variance is detached: its part of the gradient is missing.",
-                    "Exercise 4.3: backwards through the norm",
+                    "Exercise 4.8: backwards through the norm",
                     dict(detach=True),
                 ),
             ],

@@ -18,7 +18,6 @@ from gpt2lib.check import CHECKERS
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 OLD_FORM = [  # their exercises are not yet in the common form
-    *("02_attention", "03_mlp", "04_block"),
     *("10_generation", "11_pretrained"),
     *("12_evaluation", "13_demo"),
 ]
