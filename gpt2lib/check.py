@@ -3926,6 +3926,7 @@ def _part_seen(found):
 import codecs
 import itertools
 import re
+import tempfile
 import zlib
 
 # %% ../notebooks/A2_check.ipynb #02d31d35
@@ -4081,6 +4082,7 @@ class _Hash(nn.Module):
         super().__init__()
         self.config = SimpleNamespace(block_size=block_size, vocab_size=vocab_size)
         self.table = nn.Parameter(2 * torch.randn(89, vocab_size))
+        self.eval()  # so that code that asks for it changes nothing
 
     def forward(self, idx: torch.Tensor, targets: None = None) -> tuple[torch.Tensor, None]:
         T, block_size = idx.size(1), self.config.block_size

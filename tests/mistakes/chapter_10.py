@@ -27,6 +27,7 @@ def greedy_in_place(model, ids, n):
 
 
 def greedy_lists(model, ids, n):
+    model.eval()
     rows = [row.tolist() for row in ids]
     for row in rows:
         for _ in range(n):

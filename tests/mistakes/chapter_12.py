@@ -25,6 +25,7 @@ def perplexity_by_token(model, tokens, stride):
     """One pass for each token: slow, and hard to get wrong."""
     n, T = len(tokens) - 1, min(model.config.block_size, len(tokens) - 1)
     starts = [*range(0, n - T, stride), n - T]
+    model.eval()
     total = 0.0
     with torch.no_grad():
         for i in range(1, n + 1):
