@@ -3926,7 +3926,6 @@ def _part_seen(found):
 import codecs
 import itertools
 import re
-import tempfile
 import zlib
 
 # %% ../notebooks/A2_check.ipynb #02d31d35
