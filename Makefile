@@ -37,6 +37,7 @@ $(READY): requirements.txt pyproject.toml
 book: $(READY)
 	@$(BIN)/python tools/outputs.py
 	$(BIN)/jupyter-book build . -W -n --keep-going
+	@$(BIN)/python tools/workbook.py _build/html/workbook
 	@echo "The book is in _build/html. To read it: make serve"
 
 serve: $(READY)

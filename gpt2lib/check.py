@@ -2008,7 +2008,7 @@ _LOSS = "What a loss of one nat means"
     suspects=[
         Suspect(
             "overflow",
-            "the exponential of a large logit is no float any more, or the logarithm of a probability that was rounded to 0 is taken: "
+            "$e^z$ of a large logit is no float any more, or the logarithm of a probability that was rounded to 0 is taken: "
             "subtract the largest logit of the position before `exp`, and stay with logarithms.",
             "Exercise 5.1: the loss",
             probe=_overflows,
@@ -2133,7 +2133,7 @@ def _first_weights(parameters, config):
         all_ = torch.cat([p.detach().flatten() for n, p in parameters.items() if n.endswith(end)])
         std = std / math.sqrt(2 * config.n_layer) if end.startswith("c_proj") else std
         enough = all_.numel() > 2000  # with fewer numbers chance would show
-        found[f"first weights of {end}, standard deviation in units of {std:.4g}"] = (
+        found[f"first weights of {end}, spread over {std:.4g}"] = (
             round(all_.std().item() / std, 1) if enough else 1.0
         )
     biases = [p.detach().abs().max().item() for n, p in parameters.items() if n.endswith("bias")]
@@ -2362,11 +2362,6 @@ def gpt(cls, config, idx, targets):
 
     Without targets it returns `(logits, None)`; with targets, the second value is the loss. Dropout may be left out.
     """
-    return _looked_over(cls, config, idx, targets)
-
-
-def _looked_over(cls, config, idx, targets):
-    """All that is looked at in a model, in the order in which a difference is to be reported."""
     torch.manual_seed(0)
     model, reference = cls(config), GPT(config)
     if not isinstance(model, nn.Module):
@@ -2387,8 +2382,8 @@ def _looked_over(cls, config, idx, targets):
             if mine[n].shape != want[n].shape
         ],
     }
-    if any(result.values()):  # the rest cannot be looked at
-        return _looked_over(GPT, config, idx, targets) | result
+    if any(result.values()):
+        return result
     result["different blocks"] = len({id(mine[n]) for n in mine if n.endswith("c_fc.weight")})
     result["the head is the table"] = len(shared) == 1
     result["parameters"] = sum(p.numel() for p in model.parameters())
@@ -2425,7 +2420,7 @@ import contextlib
 from .data import DataLoaderLite
 
 
-def _windows_of(step, rank, world_size, B, n, seed):
+def _windows(step, rank, world_size, B, n, seed):
     """The windows that a rank reads at a step."""
     first = (step * world_size + rank) * B
     return [int(np.random.default_rng([seed, i // n]).permutation(n)[i % n]) for i in range(first, first + B)]
@@ -2464,8 +2459,8 @@ def _story(reads, other_seed, n):
         if times.max() > math.ceil(seen / n) or times.min() < seen // n:
             most, least = times.argmax(), times.argmin()
             counted = (
-                f"after step {step}, with {seen} reads of {n} windows, window {most} was read {_often(times[most])} "
-                f"and window {least} {_often(times[least])}"
+                f"after step {step}, with {seen} reads of {n} windows, window {most} was read {times[most]} times, "
+                f"window {least} {times[least]} times"
             )
             break
     story["reads"] = counted
@@ -2473,10 +2468,6 @@ def _story(reads, other_seed, n):
     for name, other in (("the second epoch", flat[n : 2 * n]), ("another seed", other_seed.reshape(-1)[:n])):
         story[name] = "has another order" if flat[:n].tolist() != other.tolist() else "has the same order"
     return story
-
-
-def _often(times):
-    return {0: "never", 1: "once", 2: "twice"}.get(int(times), f"{times} times")
 
 
 def _steps(n, B, world_size, epochs=3):
@@ -2652,7 +2643,7 @@ _STREAM = "A loader without memory"
 @checker(
     chapter="06_data_loader",
     where=_STREAM,
-    reference=_windows_of,
+    reference=_windows,
     cases=lambda seed: [
         (B, n, W, seed + 3) for B, n, W in ((1, 7, 1), (2, 7, 1), (2, 11, 3), (3, 13, 2), (4, 12, 3))
     ],
@@ -2839,9 +2830,13 @@ def loader(cls, tokens, B, T, world_size, seed, steps=0):
         other = read(seed + 1, _steps(n, B, world_size, 1))[0]
     story = {"a batch": story.pop("a batch"), "targets": _targets(x, y), **story}
     starts = x[..., 0] - _FIRST
-    beside = starts[starts % T != 0]
-    story["windows"] = f"one begins at token {beside[0]}" if len(beside) else "begin at multiples of T"
-    return {**story, **_story(starts // T, (other[..., 0] - _FIRST) // T, n)}
+    if (starts % T).any():
+        return {**story, "windows": f"one begins at token {starts[starts % T != 0][0]}"}
+    return {
+        **story,
+        "windows": "begin at multiples of T",
+        **_story(starts // T, (other[..., 0] - _FIRST) // T, n),
+    }
 
 
 def _batch(loader, story):
@@ -3138,7 +3133,7 @@ def _decays(question, case=1):
     return probe
 
 
-def _decay_of(decay, *ends):
+def _named(decay, *ends):
     return [v for n, v in decay.items() if n.endswith(ends)]
 
 
@@ -3192,7 +3187,7 @@ _WHICH = "Which weights decay?"
             "the groups are exchanged: biases and gains decay, matrices do not.",
             _WHICH,
             probe=_decays(
-                lambda decay: _decay_of(decay, "bias")[0] == 1 and _decay_of(decay, "c_attn.weight") == [0, 0]
+                lambda decay: _named(decay, "bias")[0] == 1 and _named(decay, "c_attn.weight") == [0, 0]
             ),
         ),
         Suspect(
@@ -3211,32 +3206,26 @@ _WHICH = "Which weights decay?"
             "decays-gains",
             "biases are spared, and LayerNorm gains decay: they have one dimension as well.",
             "Decay on biases and LayerNorm",
-            probe=_decays(
-                lambda decay: min(_decay_of(decay, "ln_1.weight", "ln_2.weight", "ln_f.weight")) == 1
-            ),
+            probe=_decays(lambda decay: min(_named(decay, "ln_1.weight", "ln_2.weight", "ln_f.weight")) == 1),
         ),
         Suspect(
             "decays-the-last-gain",
             "the gain of `ln_f` decays, those of the blocks do not: the rule goes by names, and forgot one.",
             "Decay on biases and LayerNorm",
-            probe=_decays(lambda decay: _decay_of(decay, "ln_f.weight", "ln_1.weight") == [0, 0, 1]),
+            probe=_decays(lambda decay: _named(decay, "ln_f.weight", "ln_1.weight") == [0, 0, 1]),
         ),
         Suspect(
             "decays-biases",
             "LayerNorm is spared, and the biases of the linear layers decay.",
             "Decay on biases and LayerNorm",
-            probe=_decays(
-                lambda decay: min(_decay_of(decay, "c_attn.bias", "c_fc.bias", "c_proj.bias")) == 1
-            ),
+            probe=_decays(lambda decay: min(_named(decay, "c_attn.bias", "c_fc.bias", "c_proj.bias")) == 1),
         ),
         Suspect(
             "embeddings-spared",
             "the embeddings do not decay. That is minGPT's choice; here all matrices do, tables too.",
             _WHICH,
             probe=_decays(
-                lambda decay: (
-                    _decay_of(decay, "wpe.weight") == [0] and _decay_of(decay, "c_attn.weight") == [1, 1]
-                )
+                lambda decay: _named(decay, "wpe.weight") == [0] and _named(decay, "c_attn.weight") == [1, 1]
             ),
         ),
         Suspect(
@@ -3459,9 +3448,6 @@ class _CountingGPT(GPT):
 
     def done(self, gradient):
         self.waiting -= 1
-
-
-_CountingGPT.__name__ = "GPT"  # as it is shown to the reader
 
 
 def _accumulate(model, micro_batches):

@@ -1,10 +1,8 @@
 """The checkers name planted mistakes, accept right code in any style, and are not shaken by code that misbehaves."""
 
-import ast
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -171,17 +169,3 @@ def test_a_check_leaves_the_random_numbers_of_the_reader_alone(tmp_path, monkeyp
     before = torch.get_rng_state()
     check.head(RIGHT["head"][0])
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_no_name_of_the_checkers_is_defined_twice():
-    """One module holds them all, and a second `_name` would take the place of the first where it is looked up."""
-    body = ast.parse(Path(check.__file__).read_text(encoding="utf-8")).body
-    names = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    names += [
-        target.id
-        for node in body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if hasattr(target, "id")
-    ]
-    assert [name for name in names if names.count(name) > 1] == []

@@ -116,24 +116,6 @@ def test_every_part_of_the_book_has_something_that_moves():
     assert all(moves[part] for part in ("Foundations", "Training", "Using it")), moves
 
 
-@pytest.mark.parametrize(
-    "page, settings",
-    [
-        ("01_tokenizer", ["word", "merges"]),
-        ("02_attention", ["sentence", "head"]),
-        ("07_optimizer_schedule", ["max_lr", "min_lr, as a share of max_lr", "warmup_steps", "max_steps"]),
-        ("10_generation", ["temperature", "top-k", "top-p"]),
-    ],
-)
-def test_the_reader_chooses(page, settings):
-    code = cells(f"notebooks/{page}")
-    assert all(re.search(rf'"{re.escape(name)}":', code) for name in settings)
-
-
-def test_the_cache_is_shown_token_by_token():
-    assert re.search(r"figures\.frames\(\s*\[draw_step\(step\)", cells("notebooks/10_generation"))
-
-
 def cells(page: str) -> str:
     path = ROOT / f"{page}.ipynb"
     if not path.exists():

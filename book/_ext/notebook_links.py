@@ -1,13 +1,14 @@
 """Make links to notebooks in raw HTML (`<a href="02_attention.ipynb">`) lead to the pages of the site.
 
-Sphinx resolves such links in Markdown; HTML, as in the output of a cell, it copies as it is.
+Sphinx resolves such links in Markdown; HTML, as in the output of a cell, it copies as it is. The
+workbook's notebooks are files to download, and links to them stay as they are.
 """
 
 import re
 
 from docutils import nodes
 
-LINK = re.compile(r'(href="(?!\w+:)[^"#]+)\.(?:ipynb|md)(?=["#])')
+LINK = re.compile(r'(href="(?!\w+:|\.\./workbook/)[^"#]+)\.(?:ipynb|md)(?=["#])')
 
 
 def rewrite(app, doctree, docname):
