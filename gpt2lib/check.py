@@ -2008,7 +2008,7 @@ _LOSS = "What a loss of one nat means"
     suspects=[
         Suspect(
             "overflow",
-            "$e^z$ of a large logit is no float any more, or the logarithm of a probability that was rounded to 0 is taken: "
+            "the exponential of a large logit is no float any more, or the logarithm of a probability that was rounded to 0 is taken: "
             "subtract the largest logit of the position before `exp`, and stay with logarithms.",
             "Exercise 5.1: the loss",
             probe=_overflows,
@@ -2133,7 +2133,7 @@ def _first_weights(parameters, config):
         all_ = torch.cat([p.detach().flatten() for n, p in parameters.items() if n.endswith(end)])
         std = std / math.sqrt(2 * config.n_layer) if end.startswith("c_proj") else std
         enough = all_.numel() > 2000  # with fewer numbers chance would show
-        found[f"first weights of {end}, spread over {std:.4g}"] = (
+        found[f"first weights of {end}, standard deviation in units of {std:.4g}"] = (
             round(all_.std().item() / std, 1) if enough else 1.0
         )
     biases = [p.detach().abs().max().item() for n, p in parameters.items() if n.endswith("bias")]
@@ -2362,6 +2362,11 @@ def gpt(cls, config, idx, targets):
 
     Without targets it returns `(logits, None)`; with targets, the second value is the loss. Dropout may be left out.
     """
+    return _looked_over(cls, config, idx, targets)
+
+
+def _looked_over(cls, config, idx, targets):
+    """All that is looked at in a model, in the order in which a difference is to be reported."""
     torch.manual_seed(0)
     model, reference = cls(config), GPT(config)
     if not isinstance(model, nn.Module):
@@ -2382,8 +2387,8 @@ def gpt(cls, config, idx, targets):
             if mine[n].shape != want[n].shape
         ],
     }
-    if any(result.values()):
-        return result
+    if any(result.values()):  # the rest cannot be looked at
+        return _looked_over(GPT, config, idx, targets) | result
     result["different blocks"] = len({id(mine[n]) for n in mine if n.endswith("c_fc.weight")})
     result["the head is the table"] = len(shared) == 1
     result["parameters"] = sum(p.numel() for p in model.parameters())
@@ -2398,6 +2403,10 @@ def gpt(cls, config, idx, targets):
             model.lm_head.weight.copy_(want["transformer.wte.weight"])
     model.eval()
     out = [_pair(model(idx)) for _ in range(2)]
+    if not isinstance(out[0][0], torch.Tensor):
+        raise Refused(
+            f"Without targets the first value must be the logits; it is {_show(out[0][0])}. Are logits and loss exchanged?"
+        )
     result["logits"] = out[0][0].detach()
     result["two passes in eval()"] = "are equal" if torch.equal(out[0][0], out[1][0]) else "differ"
     result["the loss without targets"] = str(out[0][1])
@@ -2420,7 +2429,7 @@ import contextlib
 from .data import DataLoaderLite
 
 
-def _windows(step, rank, world_size, B, n, seed):
+def _windows_of(step, rank, world_size, B, n, seed):
     """The windows that a rank reads at a step."""
     first = (step * world_size + rank) * B
     return [int(np.random.default_rng([seed, i // n]).permutation(n)[i % n]) for i in range(first, first + B)]
@@ -2459,8 +2468,8 @@ def _story(reads, other_seed, n):
         if times.max() > math.ceil(seen / n) or times.min() < seen // n:
             most, least = times.argmax(), times.argmin()
             counted = (
-                f"after step {step}, with {seen} reads of {n} windows, window {most} was read {times[most]} times, "
-                f"window {least} {times[least]} times"
+                f"after step {step}, with {seen} reads of {n} windows, window {most} was read {_often(times[most])} "
+                f"and window {least} {_often(times[least])}"
             )
             break
     story["reads"] = counted
@@ -2468,6 +2477,10 @@ def _story(reads, other_seed, n):
     for name, other in (("the second epoch", flat[n : 2 * n]), ("another seed", other_seed.reshape(-1)[:n])):
         story[name] = "has another order" if flat[:n].tolist() != other.tolist() else "has the same order"
     return story
+
+
+def _often(times):
+    return {0: "never", 1: "once", 2: "twice"}.get(int(times), f"{times} times")
 
 
 def _steps(n, B, world_size, epochs=3):
@@ -2520,6 +2533,11 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
         reads, own = ask(run, B, n, W, 3), stream(run, n)
         right = [[own[(step * W) * B + b] for b in range(B)] for step in range(3)]
         return reads[:, 0].tolist() == right and sorted(reads[:2].reshape(-1)) != sorted(own[: 2 * B * W])
+
+    def own_part(run, cases):
+        reads = ask(run, 1, 11, 3, 40)  # ten epochs
+        parts = [set(reads[:, rank].reshape(-1).tolist()) for rank in range(3)]
+        return sum(map(len, parts)) == len(set.union(*parts)) < 11
 
     def stands_still(run, cases):
         reads = ask(run, 2, 11, 2, 4)
@@ -2615,6 +2633,12 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
             probe=lambda run, cases: follows(whole_batches)(run, cases) or follows(own_share)(run, cases),
         ),
         Suspect(
+            "each-rank-its-own-part",
+            "each rank has a part of the windows for itself: what the division leaves over is never read, and no batch mixes the parts.",
+            _STREAM,
+            probe=own_part,
+        ),
+        Suspect(
             "each-rank-its-own-order",
             "each rank shuffles in its own way, so some windows are read by two ranks and some by none: seed the order "
             "with the seed and the epoch, and not with the rank.",
@@ -2643,7 +2667,7 @@ _STREAM = "A loader without memory"
 @checker(
     chapter="06_data_loader",
     where=_STREAM,
-    reference=_windows,
+    reference=_windows_of,
     cases=lambda seed: [
         (B, n, W, seed + 3) for B, n, W in ((1, 7, 1), (2, 7, 1), (2, 11, 3), (3, 13, 2), (4, 12, 3))
     ],
@@ -2771,6 +2795,15 @@ def _too_many(run, cases):
             probe=_on_batches(_rolled),
         ),
         Suspect(
+            "targets-filled-up",
+            "the last target of each row is a token that was made up: the answer to the last input is the token behind the window. Cut "
+            "T + 1 tokens.",
+            "Inputs, and the same shifted by one",
+            probe=_on_batches(
+                lambda x, y: (y[..., :-1] == x[..., 1:]).all() and len(np.unique(y[..., -1])) == 1
+            ),
+        ),
+        Suspect(
             "rows-mixed",
             "following tokens stand in a column, not in a row: the pieces were put together as (T, B) and reshaped to (B, T).",
             "Inputs, and the same shifted by one",
@@ -2830,13 +2863,9 @@ def loader(cls, tokens, B, T, world_size, seed, steps=0):
         other = read(seed + 1, _steps(n, B, world_size, 1))[0]
     story = {"a batch": story.pop("a batch"), "targets": _targets(x, y), **story}
     starts = x[..., 0] - _FIRST
-    if (starts % T).any():
-        return {**story, "windows": f"one begins at token {starts[starts % T != 0][0]}"}
-    return {
-        **story,
-        "windows": "begin at multiples of T",
-        **_story(starts // T, (other[..., 0] - _FIRST) // T, n),
-    }
+    beside = starts[starts % T != 0]
+    story["windows"] = f"one begins at token {beside[0]}" if len(beside) else "begin at multiples of T"
+    return {**story, **_story(starts // T, (other[..., 0] - _FIRST) // T, n)}
 
 
 def _batch(loader, story):
@@ -2861,20 +2890,19 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
     if it < warmup_steps and slip != "no-warm-up":
         return max_lr * (it + (slip != "starts-at-zero")) / warmup_steps
     last = max_steps - (slip != "ends-late")
-    if slip == "starts-again":
-        it = it - warmup_steps + 1
-    if it >= last and slip not in ("rises-again", "starts-again"):
-        return min_lr
+    if it >= last and slip != "rises-again":
+        return 0.1 * max_lr if slip == "min-lr-fixed" else min_lr
     if slip == "stays-at-the-peak":
         return max_lr
     peak = 0 if slip in ("cosine-from-zero", "no-warm-up") else warmup_steps - 1
-    progress = it / (last - peak) if slip == "starts-again" else (it - peak) / (last - peak)
+    progress = (it - peak) / (last - peak)
     turns = {"whole-cosine": 2 * math.pi, "cosine-without-pi": 1, "quarter-cosine": math.pi / 2}
     share = 0.5 * (1 + math.cos(turns.get(slip, math.pi) * progress))
     if slip == "straight-line":
         share = 1 - progress
     if slip == "quarter-cosine":
         share = math.cos(turns[slip] * progress)
+    min_lr = 0.1 * max_lr if slip == "min-lr-fixed" else min_lr
     low, high = 0 if slip == "to-zero" else min_lr, max_lr if slip == "min-added" else max_lr - min_lr
     return low + share * (max_lr if slip == "to-zero" else high)
 
@@ -2912,7 +2940,7 @@ def _divides_by_zero(run, cases):
     suspects=[
         Suspect(
             "peak-twice",
-            "the cosine begins one step late, so the peak comes twice, and the last step is above `min_lr`.",
+            "the cosine begins one step late, so that the peak comes twice, at the steps warmup_steps - 1 and warmup_steps.",
             _ENDS,
             probe=lambda run, cases: (
                 run(6, 1.0, 0.1, 7, 40) == run(7, 1.0, 0.1, 7, 40) != run(8, 1.0, 0.1, 7, 40)
@@ -2944,6 +2972,7 @@ def _divides_by_zero(run, cases):
                     "The schedule",
                 ),
                 ("to-zero", "the rate falls towards 0 and not towards `min_lr`.", "The schedule"),
+                ("min-lr-fixed", "the end is a tenth of the peak, whatever `min_lr` is.", "The schedule"),
                 (
                     "min-added",
                     "`min_lr` is added to a cosine of full height: the height is max_lr - min_lr, or the peak is too high.",
@@ -2993,7 +3022,7 @@ def _adamw(p, grad, m, v, t, lr, betas, eps, weight_decay, slip=""):
     keep1, keep2 = (1 - beta1, 1 - beta2) if slip == "averages-exchanged" else (beta1, beta2)
     m = keep1 * m + (1 if slip == "gradients-summed" else 1 - keep1) * grad
     v = keep2 * v + (1 - keep2) * (grad.abs() if slip == "not-squared" else grad**2)
-    t = t + (slip == "counted-too-far")
+    t = 1 if slip == "corrected-as-at-the-first" else t + (slip == "counted-too-far")
     c1 = 1 if slip in ("not-corrected", "m-not-corrected") else 1 - beta1**t
     c2 = 1 if slip in ("not-corrected", "v-not-corrected") else 1 - beta2**t
     m_hat, v_hat = (old[0] / c1, old[1] / c2) if slip == "old-averages" else (m / c1, v / c2)
@@ -3041,6 +3070,11 @@ _BIAS = "A memory of the last gradients"
             ("v-not-corrected", "v is not divided by 1 - β₂ᵗ.", _BIAS),
             ("counted-too-far", "the bias correction takes t + 1: t counts from 1 already.", _BIAS),
             (
+                "corrected-as-at-the-first",
+                "the bias correction is that of the first step at every step, 1 - β: it is 1 - βᵗ, and fades.",
+                _BIAS,
+            ),
+            (
                 "corrected-averages-kept",
                 "the new p is right, and the corrected averages are returned: the next step would correct them again.",
                 _BIAS,
@@ -3067,7 +3101,7 @@ _BIAS = "A memory of the last gradients"
             ),
             (
                 "no-eps",
-                "ε is not used: a weight whose gradients were all 0 is divided by 0.",
+                "the ε that is given is not used, or another one is: where all gradients were 0, only ε keeps 0 from dividing.",
                 "Each weight its own step",
             ),
             ("no-root", "the step is divided by v and not by its root.", "Each weight its own step"),
@@ -3133,7 +3167,7 @@ def _decays(question, case=1):
     return probe
 
 
-def _named(decay, *ends):
+def _decay_of(decay, *ends):
     return [v for n, v in decay.items() if n.endswith(ends)]
 
 
@@ -3187,7 +3221,7 @@ _WHICH = "Which weights decay?"
             "the groups are exchanged: biases and gains decay, matrices do not.",
             _WHICH,
             probe=_decays(
-                lambda decay: _named(decay, "bias")[0] == 1 and _named(decay, "c_attn.weight") == [0, 0]
+                lambda decay: _decay_of(decay, "bias")[0] == 1 and _decay_of(decay, "c_attn.weight") == [0, 0]
             ),
         ),
         Suspect(
@@ -3206,26 +3240,32 @@ _WHICH = "Which weights decay?"
             "decays-gains",
             "biases are spared, and LayerNorm gains decay: they have one dimension as well.",
             "Decay on biases and LayerNorm",
-            probe=_decays(lambda decay: min(_named(decay, "ln_1.weight", "ln_2.weight", "ln_f.weight")) == 1),
+            probe=_decays(
+                lambda decay: min(_decay_of(decay, "ln_1.weight", "ln_2.weight", "ln_f.weight")) == 1
+            ),
         ),
         Suspect(
             "decays-the-last-gain",
             "the gain of `ln_f` decays, those of the blocks do not: the rule goes by names, and forgot one.",
             "Decay on biases and LayerNorm",
-            probe=_decays(lambda decay: _named(decay, "ln_f.weight", "ln_1.weight") == [0, 0, 1]),
+            probe=_decays(lambda decay: _decay_of(decay, "ln_f.weight", "ln_1.weight") == [0, 0, 1]),
         ),
         Suspect(
             "decays-biases",
             "LayerNorm is spared, and the biases of the linear layers decay.",
             "Decay on biases and LayerNorm",
-            probe=_decays(lambda decay: min(_named(decay, "c_attn.bias", "c_fc.bias", "c_proj.bias")) == 1),
+            probe=_decays(
+                lambda decay: min(_decay_of(decay, "c_attn.bias", "c_fc.bias", "c_proj.bias")) == 1
+            ),
         ),
         Suspect(
             "embeddings-spared",
             "the embeddings do not decay. That is minGPT's choice; here all matrices do, tables too.",
             _WHICH,
             probe=_decays(
-                lambda decay: _named(decay, "wpe.weight") == [0] and _named(decay, "c_attn.weight") == [1, 1]
+                lambda decay: (
+                    _decay_of(decay, "wpe.weight") == [0] and _decay_of(decay, "c_attn.weight") == [1, 1]
+                )
             ),
         ),
         Suspect(
@@ -3450,6 +3490,9 @@ class _CountingGPT(GPT):
         self.waiting -= 1
 
 
+_CountingGPT.__name__ = "GPT"  # as it is shown to the reader
+
+
 def _accumulate(model, micro_batches):
     n_tokens, total = sum(y.numel() for _, y in micro_batches), 0.0
     for x, y in micro_batches:
@@ -3554,6 +3597,30 @@ def _loss_is(rule):
 
 
 _CUT = "A batch that does not fit"
+
+
+def _second_time(run, cases):
+    """Whether PyTorch complains that it goes through a graph for the second time."""
+    try:
+        run(*cases[1])
+    except RuntimeError as error:
+        return "second time" in str(error)
+
+
+def _again(grads, shares):
+    return sum((len(grads) - i) * share * g for i, (g, share) in enumerate(zip(grads, shares)))
+
+
+def _counted_again(run, cases):
+    def rules(grads, pairs):
+        n = len(pairs)
+        return [
+            _again(grads, shares) for shares in ([1] * n, [1 / n] * n, [_share(pairs, i) for i in range(n)])
+        ]
+
+    return _gradient_is(rules)(run, cases)
+
+
 _ANY_STEP = [  # mistakes that both checkers of accumulation know
     Suspect(
         "takes-a-step",
@@ -3582,6 +3649,13 @@ _ANY_STEP = [  # mistakes that both checkers of accumulation know
         probe=_gradient_is(
             lambda grads, pairs: [grads[0], grads[0] / len(pairs), _share(pairs, 0) * grads[0]]
         ),
+    ),
+    Suspect(
+        "sum-so-far",
+        "`backward()` is called on the sum so far, not on the loss of this micro-batch: it goes through the graphs of earlier parts "
+        "again, which PyTorch has thrown away, or, with `retain_graph`, counts them again.",
+        _CUT,
+        probe=lambda run, cases: _second_time(run, cases) or _counted_again(run, cases),
     ),
     Suspect(
         "undivided",
