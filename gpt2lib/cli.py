@@ -9,30 +9,34 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from .checkpoint import NANO, load_run
+from .checkpoint import NANO
 from .data import load_corpus
 from .evaluate import evaluate_run
 from .generate import for_generation, stream_text
 from .prepare import PrepareConfig, prepare
-from .pretrained import convert
+from .pretrained import convert, from_pretrained, tokenizer_of
 from .train import TrainConfig, train
 
 # %% auto #0
 __all__ = ['Generate', 'Evaluate', 'Convert', 'main']
 
 # %% ../notebooks/A3_command_line.ipynb #e2e20e82
+def _shipped() -> str:
+    return str(NANO)
+
+
 @dataclass
 class Generate:
-    """Continue a prompt with the newest checkpoint of a run directory.
+    """Continue a prompt with a model of yours, or one of OpenAI's.
 
     Chapter: :doc:`/notebooks/A3_command_line`
     """
 
-    checkpoint: Path = NANO  # a run directory; the model that ships with the package by default
+    # a run, a Hugging Face folder, a single file, or gpt2 … gpt2-xl
+    checkpoint: str = field(default_factory=_shipped)
     prompt: str = ""  # the text to continue; empty: begin a new document
     max_new_tokens: int = 200  # tokens to add, at most
     temperature: float = 0.8  # 0 takes the likeliest token each time
@@ -47,10 +51,14 @@ class Generate:
 
     def run(self) -> None:
         """Print the prompt and its continuation as it is drawn."""
-        model, config = load_run(self.checkpoint)
+        model, tokenizer = from_pretrained(self.checkpoint), tokenizer_of(self.checkpoint)
+        if tokenizer is None:
+            raise ValueError(
+                f"{self.checkpoint} has a tokenizer that is neither 'gpt2' nor 'bytes'; it cannot be given a text"
+            )
         settings = {name: value for name, value in vars(self).items() if name not in ("checkpoint", "int8")}
         model = for_generation(model, int8=self.int8)
-        pieces = stream_text(model, **settings, tokenizer=config["tokenizer"])
+        pieces = stream_text(model, **settings, tokenizer=tokenizer)
         print(self.prompt, end="", flush=True)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"\ngpt2: {message}", file=sys.stderr)
@@ -66,7 +74,8 @@ class Evaluate:
     Chapter: :doc:`/notebooks/A3_command_line`
     """
 
-    checkpoint: str = str(NANO)  # a run, a Hugging Face folder, a single file, or gpt2 … gpt2-xl
+    # a run, a Hugging Face folder, a single file, or gpt2 … gpt2-xl
+    checkpoint: str = field(default_factory=_shipped)
     corpus: str | None = None  # a corpus name, file or prepared folder; the run's own by default
     tokens: int | None = None  # how many held-out tokens to score; all by default
     stride: int | None = None  # tokens between two windows; half of the longest sequence by default
@@ -120,7 +129,8 @@ class Convert:
     """
 
     out: str  # a folder in Hugging Face layout, or a single file where the name ends in .safetensors
-    checkpoint: str = str(NANO)  # what to read: one of the three, or gpt2 … gpt2-xl, which are downloaded
+    # what to read: one of the three, or gpt2 … gpt2-xl, which are downloaded
+    checkpoint: str = field(default_factory=_shipped)
     run_directory: bool = False  # make `out` a run directory, for `gpt2 generate`, `gpt2 eval` and the demo
 
     def run(self) -> None:

@@ -484,6 +484,28 @@ def test_convert_turns_each_form_into_each(trained, tmp_path):
     assert max(results) - min(results) < 1e-6
 
 
+def test_the_command_line_writes_the_same_text_from_each_form(tmp_path, capsys):
+    convert(NANO, tmp_path / "folder")
+    convert(NANO, tmp_path / "one.safetensors")
+    texts = []
+    for source in (NANO, tmp_path / "folder", tmp_path / "one.safetensors"):
+        main(
+            [
+                "generate",
+                "--checkpoint",
+                str(source),
+                "--prompt",
+                "ROMEO:",
+                "--max-new-tokens",
+                "9",
+                "--seed",
+                "3",
+            ]
+        )
+        texts.append(capsys.readouterr().out)
+    assert texts[0].startswith("ROMEO:") and len(texts[0]) > 12 and len(set(texts)) == 1
+
+
 def test_convert_keeps_what_it_does_not_understand_and_refuses_the_rest(tmp_path, capsys):
     make_theirs(tmp_path / "tuned", vocab_size=50260, n_layer=1)
     text = convert(tmp_path / "tuned", tmp_path / "tuned.safetensors")
