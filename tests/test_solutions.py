@@ -17,10 +17,7 @@ import torch.nn.functional as F
 from gpt2lib.check import CHECKERS
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-OLD_FORM = [  # their exercises are not yet in the common form
-    "10_generation",
-]
-CHAPTERS = [path for path in NOTEBOOKS if path.stem[0].isdigit() and path.stem not in OLD_FORM]
+CHAPTERS = [path for path in NOTEBOOKS if path.stem[0].isdigit()]
 NAMES = {"torch": torch, "nn": nn, "F": F, "np": np, "math": math}  # what a stub may use
 
 
