@@ -5,19 +5,18 @@
 # %% ../notebooks/A5_capstone.ipynb #6890e441
 from __future__ import annotations
 
+import ast
 import html
+import importlib
 import json
 import linecache
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from .attention import CausalSelfAttention
 from .block import Block
@@ -26,7 +25,9 @@ from .checkpoint import NANO, load_run
 from .generate import draw, next_token_probabilities
 from .gpt import GPT
 from .mlp import MLP
-from .tokenizer import GPT2_PATTERN, get_tokenizer, load_ranks
+from .tokenizer import get_tokenizer, load_ranks
+
+CHAPTERS = "tokenizer attention mlp block gpt data optim checkpoint ledger generate pretrained".split()
 
 
 def own_pieces(path: str | Path = PROGRESS) -> tuple[dict[str, Callable], dict[str, str]]:
@@ -50,32 +51,30 @@ def own_pieces(path: str | Path = PROGRESS) -> tuple[dict[str, Callable], dict[s
         noted = {name: source for name, source in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, and run your checks again") from None
-    pieces, reasons = {}, {}
+    reasons: dict[str, str] = {}
+    modules = (importlib.import_module(f"gpt2lib.{name}") for name in CHAPTERS)
+    names = {key: value for module in modules for key, value in vars(module).items() if key[:2] != "__"}
+    written = {}  # all in one namespace: a piece may call another, and what the chapters import
     for name, source in noted.items():
         if name not in CHECKERS:
             reasons[name] = "this gpt2lib has no such checker"
         elif not isinstance(source, str):
             reasons[name] = "its source was not found when it passed; run its check in a notebook"
         else:
-            names = {"torch": torch, "nn": nn, "F": F, "np": np, "math": math, "GPT2_PATTERN": GPT2_PATTERN}
             file = f"<your {name}>"
             linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
-            before = set(names)
             try:
                 exec(compile(f"from __future__ import annotations\n{source}", file, "exec"), names)
-                piece = next(
-                    value
-                    for key, value in names.items()
-                    if key not in before and key[0] != "_" and callable(value)
-                )
+                written[name] = names[ast.parse(source).body[-1].name]
             except Exception as error:
                 reasons[name] = f"{type(error).__name__}: {error}"
-                continue
-            verdict = CHECKERS[name].judge(piece)
-            if verdict.ok:
-                pieces[name] = piece
-            else:
-                reasons[name] = verdict.text
+    pieces = {}
+    for name, piece in written.items():
+        verdict = CHECKERS[name].judge(piece)
+        if verdict.ok:
+            pieces[name] = piece
+        else:
+            reasons[name] = verdict.text
     return pieces, reasons
 
 
@@ -97,6 +96,7 @@ def assemble(pieces: dict[str, Callable], run: str | Path = NANO) -> GPT:
     shipped, _ = load_run(run)
     config = shipped.config
     model = pieces.get("gpt", GPT)(config)
+    model.config = config  # an exercise does not ask for it
     norm = pieces.get("layer_norm", nn.LayerNorm)
     own = {"layer_norm": norm(config.n_embd), "attention": CausalSelfAttention, "mlp": MLP} | pieces
 
@@ -227,4 +227,4 @@ def certify(path: str | Path = PROGRESS, prompt: str = "ROMEO:\n", run: str | Pa
     return Certificate(list(pieces), reasons, difference, write(model, pieces, prompt))
 
 # %% auto #0
-__all__ = ['PARTS', 'own_pieces', 'assemble', 'write', 'Certificate', 'certify']
+__all__ = ['CHAPTERS', 'PARTS', 'own_pieces', 'assemble', 'write', 'Certificate', 'certify']

@@ -13,6 +13,7 @@ import torch
 import workbook  # tools/workbook.py
 from mistakes import RIGHT
 from nbclient import NotebookClient
+from test_solutions import EXERCISES
 
 from gpt2lib.capstone import assemble, certify, own_pieces, write
 from gpt2lib.check import CHECKERS
@@ -95,6 +96,32 @@ def test_the_readers_pieces_become_a_model_that_writes_the_same(note):
     with torch.no_grad():
         assert torch.allclose(model(idx)[0], book(idx)[0], atol=1e-3)
     assert write(model, pieces, "ROMEO:\n", 30) == write(book, {}, "ROMEO:\n", 30)
+
+
+def test_the_solutions_of_the_chapters_reach_the_capstone(note):
+    """They call each other, and what the chapters import; together they are a model that writes as the book's does."""
+    solutions = {}
+    for _, exercise in EXERCISES:
+        if exercise.kind == "Build":
+            name, mine = re.fullmatch(r"check\.(\w+)\((\w+)\);", exercise.tagged("check")).groups()
+            code = "\n".join(re.findall(r"```python\n(.*?)```", exercise.folded("Solution")[0], re.S))
+            node = next(n for n in ast.parse(code).body if getattr(n, "name", None) == mine)
+            solutions[name] = ast.get_source_segment(code, node)
+    pieces, reasons = own_pieces(note(solutions))
+    used = {
+        "gpt",
+        "block",
+        "attention",
+        "mlp",
+        "layer_norm",
+        "encode",
+        "decode",
+        "temperature",
+        "top_p",
+        "draw",
+    }
+    assert used <= pieces.keys(), reasons
+    assert write(assemble(pieces), pieces, "ROMEO:\n", 30) == write(assemble({}), {}, "ROMEO:\n", 30)
 
 
 def test_what_does_not_pass_is_left_out_and_said(note):
