@@ -4050,14 +4050,14 @@ def mfu(f, n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, dev
     return f(n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, devices)
 
 # %% ../notebooks/A2_check.ipynb #71de0152
-def _ledger(*entries, end="\n") -> str:
-    """Lines of a ledger: `(step, loss)` is a step, a dict is itself, a text stands as it is."""
+def _ledger(entries, torn="") -> str:
+    """The text of a ledger: `(step, loss)` is a step, a dict is itself, a text stands as it is; `torn` comes last."""
     lines = ['{"kind": "header", "step": 0, "tokens_per_step": 6}']
     for entry in entries:
         if isinstance(entry, tuple):
             entry = {"kind": "step", "step": entry[0], "loss": entry[1], "lr": 0.1}
         lines.append(entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False))
-    return "\n".join(lines) + end
+    return "\n".join(lines) + "\n" + torn
 
 
 def _read_losses(path):
@@ -4077,19 +4077,18 @@ def _read_losses(path):
 
 _EVAL = {"kind": "eval", "step": 1, "loss": 7.5, "tokens": 9}
 _SAMPLE = {"kind": "sample", "step": 1, "text": "two\u2028lines"}
-_TWICE = _ledger((0, 9.5), (1, 8.5), (2, 7.25), (1, 8.25))
-_STEPS = _ledger((0, 9.5), (1, 8.5))
-_DAMAGED = _ledger((0, 9.5), '{"kind": "st', (1, 8.5))
+_STEPS, _TWICE = [(0, 9.5), (1, 8.5)], [(0, 9.5), (1, 8.5), (2, 7.25), (1, 8.25)]
+_DAMAGED = [(0, 9.5), '{"kind": "st', (1, 8.5)]
 
 
 def _ledger_cases(seed):
-    texts = [_STEPS, _ledger((0, 9.5), _EVAL, (1, 8.5)), _TWICE, _ledger((0, 9.5), end='\n{"kind": "st')]
-    texts += [_ledger((0, 9.5), _SAMPLE, (1, 8.5)), _DAMAGED]
+    yield from [(_STEPS, ""), ([(0, 9.5), _EVAL, (1, 8.5)], ""), (_TWICE, ""), ([(0, 9.5)], '{"kind": "st')]
+    yield from [([(0, 9.5), _SAMPLE, (1, 8.5)], ""), (_DAMAGED, "")]
     begin = torch.randint(2, 5, ()).item()
     first = [(step, 9 - step / 8) for step in range(8)]
     second = [(step, 8 - step / 16) for step in range(begin, 6)]
     third = [(step, 7 - step / 32) for step in range(5, 9)]
-    return [(text,) for text in [*texts, _ledger(*first, *second), _ledger(*first, _EVAL, *second, *third)]]
+    yield from [(first + second, ""), ([*first, _EVAL, *second, *third], "")]
 
 
 def _raises(run, *case) -> str:
@@ -4112,24 +4111,28 @@ _LINES = "A ledger is a list of lines"
     reference=_read_losses,
     cases=_ledger_cases,
     suspects=[
-        Suspect("torn-line-raises", "a torn last line ends it. What follows the last line break is still being written: leave it out.", _LINES, probe=lambda run, _: not _raises(run, _STEPS) and _raises(run, _STEPS + '{"kind')),
-        Suspect("last-line-dropped", "the last line is left out although it is whole. Only what follows the last line break is torn.", _LINES, probe=lambda run, _: run(_STEPS)["steps"] == [0]),
-        Suspect("step-zero-dropped", "step 0 is missing: `if step` is false for 0.", _LINES, probe=lambda run, _: run(_STEPS)["steps"] == [1]),
-        Suspect("evaluations-mixed-in", "evaluations are taken for steps: they have a `step` and a `loss`, too, and another `kind`.", _LINES, probe=lambda run, _: 7.5 in run(_ledger((0, 9.5), _EVAL))["losses"]),
-        Suspect("unicode-line-breaks", "`splitlines` also breaks lines at characters such as U+2028, which may stand in a sample. Split at `\\n` alone.", _LINES, probe=lambda run, _: not _raises(run, _STEPS) and _raises(run, _ledger(_SAMPLE, (0, 9.5)))),
-        Suspect("damaged-line-skipped", "a damaged line in the middle passes in silence. It is not normal: raise a `ValueError`.", _LINES, probe=lambda run, _: not run(_DAMAGED)["refused with"]),
-        Suspect("line-number-off", "the `ValueError` does not name the damaged line. The first line of a file is line 1.", _LINES, probe=lambda run, _: "does not" in run(_DAMAGED)["refused with"]),
-        Suspect("both-kept", "after a resume a step stands in the result twice, or the steps go back.", "A log that forgets", probe=lambda run, _: run(_TWICE)["steps"] == [0, 1, 2, 1]),
-        Suspect("first-kept", "of a step that was taken twice the first loss is kept. Those weights were lost: the later line counts.", "A log that forgets", probe=lambda run, _: run(_TWICE)["losses"][:2] == [9.5, 8.5]),
-        Suspect("stale-tail", "steps remain that the last start has not reached again. A line for step s makes all earlier lines from step s on obsolete.", "A log that forgets", probe=lambda run, _: run(_TWICE)["steps"] == [0, 1, 2]),
+        Suspect("last-line-dropped", "the last line is left out although it is whole. Only what follows the last line break is torn.", _LINES, probe=lambda run, _: run(_STEPS, "")["steps"] == [0]),
+        Suspect("step-zero-dropped", "step 0 is missing: `if step` is false for 0.", _LINES, probe=lambda run, _: run(_STEPS, "")["steps"] == [1]),
+        Suspect("evaluations-mixed-in", "evaluations are taken for steps: they have a `step` and a `loss`, too, and another `kind`.", _LINES, probe=lambda run, _: 7.5 in run([(0, 9.5), _EVAL], "")["losses"]),
+        Suspect("both-kept", "after a resume a step stands in the result twice, or the steps go back.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["steps"] == [0, 1, 2, 1]),
+        Suspect("first-kept", "of a step that was taken twice the first loss is kept. Those weights were lost: the later line counts.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["losses"][:2] == [9.5, 8.5]),
+        Suspect("stale-tail", "steps remain that the last start has not reached again. A line for step s makes all earlier lines from step s on obsolete.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["steps"] == [0, 1, 2]),
+        Suspect("torn-line-raises", "a torn last line ends it. What follows the last line break is still being written: leave it out.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and _raises(run, _STEPS, '{"kind')),
+        Suspect("unicode-line-breaks", "`splitlines` also breaks lines at characters such as U+2028, which may stand in a sample. Split at `\\n` alone.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and _raises(run, [_SAMPLE, (0, 9.5)], "")),
+        Suspect("damaged-line-skipped", "a damaged line in the middle passes in silence. It is not normal: raise a `ValueError`.", _LINES, probe=lambda run, _: not run(_DAMAGED, "")["refused with"]),
+        Suspect("line-number-off", "the `ValueError` does not name the damaged line. The first line of a file is line 1.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and "does not" in run(_DAMAGED, "")["refused with"]),
     ],
 )  # fmt: skip
-def read_losses(f, text):
-    """Check `f(path)`, which reads a ledger that several starts wrote → the steps and their losses, two sequences."""
+def read_losses(f, entries, torn):
+    """Check `f(path)`, which reads a ledger that several starts wrote → the steps and their losses, two sequences.
+
+    When something is wrong, the lines are shown as entries: `(step, loss)` is that of a step. `torn` follows the last
+    line break.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ledger.jsonl")
-        path.write_bytes(text.encode())
-        damaged = next((n for n, line in enumerate(text.split("\n")[:-1], 1) if not line.endswith("}")), None)
+        path.write_bytes(_ledger(entries, torn).encode())
+        damaged = next((n for n, entry in enumerate(entries, start=2) if isinstance(entry, str)), None)
         try:
             result = f(path)
         except ValueError as error:
@@ -4753,7 +4756,9 @@ def _cached(q, k, v, past=None, scale=None, shift=0, mask="bottom right", order=
     if past is not None:
         k, v = (torch.cat((old, fresh)[::order], dim=2) for old, fresh in zip(past, new))
     T, S = q.size(2), k.size(2)
-    ends = {"top left": 0, "none": S, "first piece only": S if past else 0}.get(mask, S - T)
+    one = S if T == 1 else 0
+    ends = {"top left": 0, "none": S, "first piece only": S if past else 0, "top left of pieces": one}
+    ends = ends.get(mask, S - T)
     may_see = torch.ones(T, S, dtype=torch.bool).tril(ends + shift)
     if mask == "one for all":
         may_see = may_see[:1].expand(T, S)
@@ -4809,6 +4814,12 @@ _CACHE, _TOP_LEFT = "The cache: compute a key once", "`is_causal=True` with a ca
                     "the mask is in the top left corner, where `is_causal=True` puts it: query 0 of a piece sees key 0 and no other. It stands at position S - T: `tril(S - T)`.",
                     _TOP_LEFT,
                     {"mask": "top left"},
+                ),
+                (
+                    "top-left-of-pieces",
+                    "a token that comes alone is right, but in a piece of several the mask is in the top left corner, where `is_causal=True` puts it: the first of them sees key 0 and no other. They stand at position S - T and after: `tril(S - T)`.",
+                    _TOP_LEFT,
+                    {"mask": "top left of pieces"},
                 ),
                 (
                     "no-mask",
@@ -5044,12 +5055,6 @@ _TURNING = [
                     {"masks": (".attn.bias",)},
                 ),
                 (
-                    "c-attn-bias-dropped",
-                    "`c_attn.bias` is dropped with the masks: its name ends in `attn.bias`, too. Ask for the dot, `.attn.bias`.",
-                    "The dot in `.attn.bias`",
-                    {"masks": ("attn.bias", "attn.masked_bias")},
-                ),
-                (
                     "head-copied",
                     "the head is a copy of the embedding. It is the same tensor: trained on, a copy would go its own way.",
                     _NAMES,
@@ -5064,16 +5069,22 @@ _TURNING = [
             ],
         ),
         Suspect(
-            "no-head",
-            "`lm_head.weight` is missing. The file leaves it out, because it is the embedding once more: add it.",
-            _NAMES,
-            lambda tensors: {name: t for name, t in _conv1d(tensors).items() if name != _HEAD},
-        ),
-        Suspect(
             "head-as-found",
             "the head is there only if the file has it. New files leave it out: it is the embedding once more.",
             _NAMES,
             lambda tensors: {n: t for n, t in _conv1d(tensors).items() if n != _HEAD or n in tensors},
+        ),
+        Suspect(
+            "c-attn-bias-dropped",
+            "`c_attn.bias` is dropped with the masks: its name ends in `attn.bias`, too. Ask for the dot, `.attn.bias`.",
+            "The dot in `.attn.bias`",
+            probe=lambda run, cases: "c_attn.bias" in str(run(*cases[0])["names that are missing"]),
+        ),
+        Suspect(
+            "no-head",
+            "`lm_head.weight` is missing. The file leaves it out, because it is the embedding once more: add it.",
+            _NAMES,
+            probe=lambda run, cases: _HEAD in run(*cases[0])["names that are missing"],
         ),
         Suspect(
             "files-without-prefix",
@@ -5192,7 +5203,10 @@ def _windows(model, tokens, stride, shift=1, scores=None, short=0, last=True) ->
     return losses
 
 
-def _perplexity(model, tokens, stride, of=lambda parts: torch.cat(parts).mean().exp(), **mistakes):
+def _perplexity(
+    model, tokens, stride, of=lambda parts: torch.cat(parts).mean().exp(), side=False, **mistakes
+):
+    stride = model.config.block_size if side else stride  # side by side
     with torch.no_grad():
         return of(_windows(model, tokens, stride, **mistakes)).item()
 
@@ -5216,6 +5230,10 @@ _LONG, _DIVIDE, _PENCIL = (
     "Divide by the wrong count",
     "Four probabilities and a pencil",
 )
+
+
+def _mean_of_means(parts):
+    return torch.stack([part.mean() for part in parts]).mean().exp()
 
 
 def _end_without_effect(run, cases):
@@ -5286,7 +5304,8 @@ def _short_text_fails(run, cases):
                     "mean-of-means",
                     "the mean is taken in each window, and then the mean of these. The last window scores fewer tokens, and they count for more.",
                     _DIVIDE,
-                    {"of": lambda parts: torch.stack([part.mean() for part in parts]).mean().exp()},
+                    {"of": _mean_of_means},
+                    {"of": _mean_of_means, "side": True},
                 ),
                 (
                     "mean-of-perplexities",
@@ -5324,7 +5343,7 @@ def _short_text_fails(run, cases):
             "stride-ignored",
             "the stride is not used: windows stand side by side, and the first tokens of each are predicted from next to nothing.",
             _LONG,
-            lambda model, tokens, stride: _perplexity(model, tokens, model.config.block_size),
+            functools.partial(_perplexity, side=True),
         ),
         Suspect(
             "end-dropped",
@@ -5627,6 +5646,15 @@ def _texts(*rows):
             "each text comes out one piece too late. Hold back half a character, and nothing else.",
             _PIECES,
             probe=lambda run, cases: run([b"a", b"b", b"c"])["shown after each piece"] == ("", "a", "ab"),
+        ),
+        Suspect(
+            "held-too-long",
+            "complete characters are held back together with half a one behind them. Yield what is complete, and keep the half alone.",
+            _PIECES,
+            probe=lambda run, cases: (
+                run([b"a", b"b"])["shown after each piece"] == ("a", "ab")
+                and run([b"x\xe2", b"\x82\xac"])["shown after each piece"] == ("", "x€")
+            ),
         ),
         Suspect(
             "stuck-at-bad-byte",

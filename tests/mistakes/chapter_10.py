@@ -484,6 +484,7 @@ WRONG = {
         ("top-left", cache_mask, ".tril(S - T)", ".tril()"),
         ("top-left", cache_sdpa, "attn_mask=may_see", "is_causal=True"),
         ("top-left", cache_loop, "seen = earlier + i + 1", "seen = i + 1"),
+        ("top-left-of-pieces", cache_sdpa, "attn_mask=may_see", "is_causal=q.shape[2] > 1"),
         ("no-mask", cache_mask, "scores.masked_fill(~may_see, -torch.inf)", "scores"),
         ("no-mask", cache_sdpa, ", attn_mask=may_see", ""),
         ("no-mask", cache_loop, "seen = earlier + i + 1", "seen = keys.shape[-2]"),

@@ -90,6 +90,15 @@ def to_file_in_new_memory(tensors, n_vocab):
     return result
 
 
+def from_file_in_one_line(tensors):
+    """Three mistakes: the masks take `c_attn.bias` with them, there is no head, and no prefix is added."""
+    return {
+        k: v.t() if k.endswith(TURNED) else v
+        for k, v in tensors.items()
+        if not k.endswith(("attn.bias", "masked_bias"))
+    }
+
+
 HEAD = 'ours["lm_head.weight"] = ours["transformer.wte.weight"]'
 PREFIX = 'name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"'
 
@@ -135,6 +144,7 @@ WRONG = {
             '("attn.bias", "masked_bias")',
         ),
         ("c-attn-bias-dropped", from_file_by_pattern, r"\.attn\.(masked_)?bias$", r"attn\.(masked_)?bias$"),
+        ("c-attn-bias-dropped", from_file_in_one_line),
         (
             "masks-kept",
             from_file,

@@ -50,6 +50,15 @@ def perplexity_ignore_index(model, tokens, stride):
     return math.exp(total / n)
 
 
+def perplexity_side_by_side(model, tokens, stride):
+    """The stride is not used, and the last, short window counts as much as the others."""
+    T, losses = model.config.block_size, []
+    for i in range(0, len(tokens) - 1, T):
+        part = tokens[i : i + T + 1]
+        losses.append(F.cross_entropy(model(part[None, :-1])[0][0], part[1:]).item())
+    return math.exp(sum(losses) / len(losses))
+
+
 @torch.no_grad()
 def ending_slice(model, encode, context, ending):
     head, tail = encode(context), encode(" " + ending)
@@ -101,6 +110,7 @@ WRONG = {
         ("divided-by-all", perplexity_windows, "/ len(losses)", "/ len(tokens)"),
         ("divided-by-all", perplexity_by_token, "total / n", "total / len(tokens)"),
         ("mean-of-means", perplexity_windows, FRESH, "losses.append(loss[T - fresh :].mean().item())"),
+        ("mean-of-means", perplexity_side_by_side),
         (
             "mean-of-perplexities",
             perplexity_windows,

@@ -99,6 +99,18 @@ def stream_whole_text(pieces):
     yield text + decoder.decode(b"", final=True)
 
 
+def stream_all_or_nothing(pieces):
+    held = b""
+    for piece in pieces:
+        held += piece
+        try:
+            yield held.decode()
+            held = b""
+        except UnicodeDecodeError:
+            pass
+    yield held.decode(errors="replace")
+
+
 def stream_one_held(pieces):
     held = b""
     for piece in pieces:
@@ -228,6 +240,7 @@ WRONG = {
             "                break\n",
         ),
         ("stuck-at-bad-byte", stream_bytes),
+        ("held-too-long", stream_all_or_nothing),
         ("grows", stream_whole_text),
         ("piece-late", stream_late),
         ("latin-1", stream_codecs, "decoder.decode(piece)", 'piece.decode("latin-1")'),
