@@ -4,6 +4,7 @@
 
 # %% ../notebooks/A5_capstone.ipynb #6890e441
 from __future__ import annotations
+import __future__
 
 import ast
 import html
@@ -64,7 +65,8 @@ def own_pieces(path: str | Path = PROGRESS) -> tuple[dict[str, Callable], dict[s
             file = f"<your {name}>"
             linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
             try:
-                exec(compile(f"from __future__ import annotations\n{source}", file, "exec"), names)
+                flags = __future__.annotations.compiler_flag  # as in the modules whose names it may use
+                exec(compile(source, file, "exec", flags), names)
                 written[name] = names[ast.parse(source).body[-1].name]
             except Exception as error:
                 reasons[name] = f"{type(error).__name__}: {error}"
@@ -78,6 +80,9 @@ def own_pieces(path: str | Path = PROGRESS) -> tuple[dict[str, Callable], dict[s
     return pieces, reasons
 
 
+USED = (
+    "gpt block attention mlp layer_norm encode decode temperature top_p draw".split()
+)  # the rest is checked only
 PARTS = {"ln_1": "layer_norm", "attn": "attention", "ln_2": "layer_norm", "mlp": "mlp"}
 
 
@@ -117,7 +122,12 @@ def assemble(pieces: dict[str, Callable], run: str | Path = NANO) -> GPT:
                 setattr(model.transformer.h[i], part, of_one(made) if part == "attn" else made)
     if "layer_norm" in pieces:
         model.transformer.ln_f = norm(config.n_embd)
-    model.load_state_dict(shipped.state_dict(), strict=False)  # a mask may be kept as a buffer
+    # A mask may be kept as a buffer, so not every name has to match; every parameter has to.
+    missing, unexpected = model.load_state_dict(shipped.state_dict(), strict=False)
+    if wrong := [n for n in missing if n in dict(model.named_parameters())] + unexpected:
+        raise ValueError(
+            f"the pieces do not make a GPT-2 together: {', '.join(wrong)} fits nothing on the other side"
+        )
     return model.eval()
 
 
@@ -173,7 +183,8 @@ class Certificate:
         for chapter in dict.fromkeys(sorted(c.chapter for c in CHECKERS.values())):
             names = [name for name, c in CHECKERS.items() if c.chapter == chapter]
             marks = " ".join(
-                f"<b>✓&nbsp;{n}</b>" if n in self.passed else f"<span>–&nbsp;{n}</span>" for n in names
+                f"<b>✓&nbsp;{n}{'*' * (n in USED)}</b>" if n in self.passed else f"<span>–&nbsp;{n}</span>"
+                for n in names
             )
             rows.append(f"<tr><th>Chapter {int(chapter[:2])}</th><td>{marks}</td></tr>")
         left = "".join(
@@ -183,7 +194,8 @@ class Certificate:
         return (
             f"<section><h2>Your GPT-2: {share}</h2><table>{''.join(rows)}</table>"
             + (f"<p>Noted, and left out:</p><ul>{left}</ul>" if left else "")
-            + f"<p>Its logits differ from the book's by at most {self.difference:.1e}. It wrote:</p>"
+            + "<p>* stands in this model, or writes with it; the others have passed their checks.</p>"
+            f"<p>Its logits differ from the book's by at most {self.difference:.1e}. It wrote:</p>"
             f"<blockquote><pre>{html.escape(self.text)}</pre></blockquote></section>"
         )
 
@@ -227,4 +239,4 @@ def certify(path: str | Path = PROGRESS, prompt: str = "ROMEO:\n", run: str | Pa
     return Certificate(list(pieces), reasons, difference, write(model, pieces, prompt))
 
 # %% auto #0
-__all__ = ['CHAPTERS', 'PARTS', 'own_pieces', 'assemble', 'write', 'Certificate', 'certify']
+__all__ = ['CHAPTERS', 'USED', 'PARTS', 'own_pieces', 'assemble', 'write', 'Certificate', 'certify']
