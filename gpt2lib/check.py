@@ -4401,7 +4401,7 @@ _TIE = [[1.0, 3.0, 3.0]]
             (
                 "zero-shares-ties",
                 "at temperature 0 equally likely tokens share. Greedy takes one, the one with the lowest id.",
-                lambda q: _same(q(_TIE, 0), torch.tensor([[0, 0.5, 0.5]])),
+                lambda q: _kept(q, _TIE, 0) == [[1, 2]],
             ),
             (
                 "zero-takes-last",
@@ -4655,7 +4655,7 @@ def _draw_cases(seed):
     last = 1 - 2**-53  # the largest number below 1
     example = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
     yield example, torch.tensor([0.79], dtype=torch.float64)
-    yield example.expand(6, 4), torch.tensor([0.0, 0.49, 0.5, 0.8, 0.94, 0.999], dtype=torch.float64)
+    yield example.expand(6, 4), torch.tensor([0.0, 0.49, 0.5, 0.81, 0.94, 0.999], dtype=torch.float64)
     yield (
         torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]).expand(2, 5),
         torch.tensor([0.0, last], dtype=torch.float64),
@@ -4738,7 +4738,9 @@ def _throws(rule) -> Callable:
             "sum-below-one",
             "where the probabilities add up to a little less than 1, a number above their sum draws an id that does not exist. Multiply it with the sum.",
             "Draw",
-            probe=_throws(lambda hit: hit([0.4, 0.4, 0.199], 0.9995) > 2),
+            probe=_throws(
+                lambda hit: hit([0.4, 0.4, 0.199], 0.9995) != 2 and hit([0.4, 0.4, 0.199], 0.9) == 2
+            ),
         ),
     ],
 )
@@ -5236,6 +5238,19 @@ def _mean_of_means(parts):
     return torch.stack([part.mean() for part in parts]).mean().exp()
 
 
+def _inside(model, tokens, stride, weigh=False):
+    """As in Hugging Face's guide: the targets of a window lie inside it, so T tokens give T - 1 losses."""
+    total, count, end = 0.0, 0, 0
+    for start in range(0, len(tokens), stride):
+        x = tokens[start : start + model.config.block_size]
+        fresh = start + len(x) - end
+        loss = F.cross_entropy(model(x[None])[0][0, :-1], x[1:], reduction="none")[-fresh:]
+        n = fresh if weigh else len(loss)
+        total, count, end = total + (loss.mean() * n if n else 0), count + n, start + len(x)
+        if end == len(tokens):
+            return (total / count).exp().item()
+
+
 def _end_without_effect(run, cases):
     """Whether the last token can change without a change of the result, where the windows do not fit."""
     model, tokens, stride = cases[1]
@@ -5340,6 +5355,18 @@ def _short_text_fails(run, cases):
             ],
         ),
         Suspect(
+            "targets-inside",
+            "a window is given T tokens and predicts T - 1, so every token has one token of context less than it could have, and at stride T the first of each window is never scored. Read T tokens, and take the targets one further on.",
+            "Score a token twice, or without its context",
+            _inside,
+        ),
+        Suspect(
+            "window-weights",
+            "the mean of a window is multiplied with its number of tokens, one more than it predicts. Collect the losses, and divide by how many there are.",
+            _DIVIDE,
+            functools.partial(_inside, weigh=True),
+        ),
+        Suspect(
             "stride-ignored",
             "the stride is not used: windows stand side by side, and the first tokens of each are predicted from next to nothing.",
             _LONG,
@@ -5363,8 +5390,8 @@ def _short_text_fails(run, cases):
 def perplexity(f, model, tokens, stride):
     """Check `f(model, tokens, stride)`: tokens (N,) int64 → a float, from all tokens but the first, each scored once.
 
-    Windows of `model.config.block_size` tokens start every `stride` tokens; the last one ends with the text.
-    `model(idx)` gives logits (B, T, V) and None.
+    Windows start every `stride` tokens, and the last one ends with the text. Each reads `model.config.block_size` tokens
+    and predicts the one after each of them. `model(idx)` gives logits (B, T, V) and None.
     """
     return f(model, tokens, stride)
 
@@ -5472,6 +5499,12 @@ _CHOICE, _ASK = "A multiple-choice test", "Ask the question a little differently
                     {"shift": 0, "part": lambda n: slice(-n + 1, None)},
                 ),
                 (
+                    "cropped-too-far",
+                    "what is too long loses one token too many. The last id is only a target, so block_size + 1 ids fit.",
+                    _CHOICE,
+                    {"crop": lambda ids, size: ids[-size:]},
+                ),
+                (
                     "no-crop",
                     "what is longer than the model can read has to lose tokens at its beginning.",
                     _CHOICE,
@@ -5515,7 +5548,7 @@ def ending(f, model, context, ending):
     """Check `f(model, encode, context, ending)` → the mean loss of the ending's tokens, in nats, a float.
 
     `encode(text)` gives a list of ids; a blank comes before the ending. What is too long loses tokens at its beginning:
-    the model reads `model.config.block_size` tokens at most.
+    the model reads `model.config.block_size` tokens at most, and the last one is only a target.
     """
     return f(model, _words, context, ending)
 

@@ -165,6 +165,11 @@ def draw_rows(probabilities, numbers):
     return torch.tensor(chosen)
 
 
+def draw_first_beyond(probabilities, numbers):
+    """Where no end lies beyond the number, the maximum of nothing but zeros stands first."""
+    return (probabilities.cumsum(1) > numbers[:, None]).float().argmax(1)
+
+
 def cache_mask(q, k, v, past=None):
     if past is not None:
         k = torch.cat((past[0], k), dim=2)  # (B, H, S, D)
@@ -313,6 +318,12 @@ WRONG = {
             "result[logits == highest] = 1.0\n        return result / result.sum(dim=1, keepdim=True)",
         ),
         (
+            "zero-shares-ties",
+            temperature_softmax,
+            "F.one_hot(logits.argmax(-1), logits.size(-1)).float()",
+            "(logits == logits.amax(-1, keepdim=True)).float()",
+        ),
+        (
             "zero-takes-last",
             temperature_exp,
             "logits.argmax(dim=1)]",
@@ -448,6 +459,7 @@ WRONG = {
         ("impossible-at-zero", draw_count, "running <= limit", "running < limit"),
         ("sum-below-one", draw_search, "numbers[:, None] * running[:, -1:]", "numbers[:, None].contiguous()"),
         ("sum-below-one", draw_count, " * running[:, -1:]", ""),
+        ("sum-below-one", draw_first_beyond),
         ("likeliest", draw_count, "(running <= limit).sum(-1)", "probabilities.argmax(-1)"),
         (
             "random",

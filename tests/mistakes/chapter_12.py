@@ -59,6 +59,22 @@ def perplexity_side_by_side(model, tokens, stride):
     return math.exp(sum(losses) / len(losses))
 
 
+def perplexity_guide(model, tokens, stride):
+    """The guide's own loop, before transformers #22348."""
+    n, T, prev, nll, count = len(tokens), model.config.block_size, 0, 0.0, 0
+    for begin in range(0, n, stride):
+        end = min(begin + T, n)
+        fresh = end - prev
+        x = tokens[begin:end][None]
+        y = x.clone()
+        y[:, :-fresh] = -100
+        loss = F.cross_entropy(model(x)[0][0, :-1], y[0, 1:], ignore_index=-100)
+        nll, count, prev = nll + loss.item() * fresh, count + fresh, end
+        if end == n:
+            break
+    return math.exp(nll / count)
+
+
 @torch.no_grad()
 def ending_slice(model, encode, context, ending):
     head, tail = encode(context), encode(" " + ending)
@@ -111,6 +127,15 @@ WRONG = {
         ("divided-by-all", perplexity_by_token, "total / n", "total / len(tokens)"),
         ("mean-of-means", perplexity_windows, FRESH, "losses.append(loss[T - fresh :].mean().item())"),
         ("mean-of-means", perplexity_side_by_side),
+        ("window-weights", perplexity_guide),
+        (
+            "targets-inside",
+            perplexity_guide,
+            "loss.item() * fresh, count + fresh,",
+            "(loss.item() * scored if scored else 0), count + scored,",
+            "        nll, count, prev",
+            "        scored = int((y[0, 1:] >= 0).sum())\n        nll, count, prev",
+        ),
         (
             "mean-of-perplexities",
             perplexity_windows,
@@ -172,6 +197,7 @@ WRONG = {
             "    head = head[max(0, len(head) + len(tail) - model.config.block_size - 1) :]\n",
             "",
         ),
+        ("cropped-too-far", ending_slice, "[-model.config.block_size - 1 :]", "[-model.config.block_size :]"),
         ("end-cut", ending_slice, "[-model.config.block_size - 1 :]", "[: model.config.block_size + 1]"),
         ("divided-by-all", ending_slice, ".mean().item()", ".sum().item() / len(head + tail)"),
         ("type", ending_slice, ".mean().item()", ".mean()"),
