@@ -203,7 +203,7 @@ GENERAL = {
     "modifies": "It modifies its input. Work on a copy, and leave what you were given as it was.",
     "random": "Two calls with the same input gave different results: dropout or noise is on, or something is kept from the call before.",
     "gradient": "The output is right and its gradient is not: on the way something is detached, or leaves PyTorch (`.item()`, `.data`, NumPy, `no_grad`).",
-    "value": "No mistake that this checker knows behaves like this. Compare your code with the chapter's, line by line.",
+    "value": "No mistake that this checker knows behaves like this. Compare your code with the solution, line by line.",
 }
 
 
@@ -1027,7 +1027,7 @@ def _encode_cases(seed):
                 (
                     "longest-match",
                     "each word is cut from left to right into the longest tokens that fit. The merges are replayed in their order instead.",
-                    "Exercise 1.9: longest first",
+                    _ENCODE,
                     dict(match=True),
                 ),
                 (
@@ -1762,7 +1762,7 @@ def _other_eps(run, cases):
                 (
                     "over-positions",
                     "mean and variance run over the positions. They run over the channels of each position alone.",
-                    "Exercise 4.6: the wrong axis",
+                    _NORM,
                     dict(dims=(-2,)),
                 ),
                 (
@@ -1775,14 +1775,14 @@ def _other_eps(run, cases):
                 (
                     "batch-norm",
                     "mean and variance run over the batch, as BatchNorm has it. They run over the channels.",
-                    "Exercise 4.6: the wrong axis",
+                    _NORM,
                     dict(dims=(0, 1)),
                     dict(dims=(0,)),
                 ),
                 (
                     "no-mean",
                     "the mean is not subtracted. That is RMSNorm, which later models have.",
-                    "Exercise 4.7: drop the mean",
+                    _NORM,
                     dict(mean=False),
                 ),
                 (
@@ -1814,7 +1814,7 @@ def _other_eps(run, cases):
                 (
                     "statistics-detached",
                     "the output is right, but the variance is detached: its part of the gradient is missing.",
-                    "Exercise 4.8: backwards through the norm",
+                    "What it keeps and what it forgets",
                     dict(detach=True),
                 ),
             ],
@@ -1857,16 +1857,12 @@ def _block_cases(seed):
         yield config, _state(Block(config)), torch.randn(B, T, C)
 
 
-_STREAM, _WHERE, _FINISHED = (
-    "A stream that everybody adds to",
-    "Where does the norm stand?",
-    "The finished code",
-)
+_STREAM, _WHERE = "A stream that everybody adds to", "Where does the norm stand?"
 
 
 @checker(
     chapter="04_block",
-    where=_FINISHED,
+    where=_WHERE,
     reference=Block,
     cases=_block_cases,
     suspects=[
@@ -1913,26 +1909,26 @@ _STREAM, _WHERE, _FINISHED = (
                 (
                     "one-norm-twice",
                     "one of the two norms is used twice. Each branch has its own.",
-                    _FINISHED,
+                    _WHERE,
                     lambda x, a, m, n1, n2: _right(_right(x, a, n1), m, n1),
                     lambda x, a, m, n1, n2: _right(_right(x, a, n2), m, n2),
                 ),
                 (
                     "norms-swapped",
                     "`ln_1` stands before the MLP and `ln_2` before the attention. It is the other way round.",
-                    _FINISHED,
+                    _WHERE,
                     lambda x, a, m, n1, n2: _right(_right(x, a, n2), m, n1),
                 ),
                 (
                     "mlp-first",
                     "the MLP comes before the attention.",
-                    _FINISHED,
+                    _WHERE,
                     lambda x, a, m, n1, n2: _right(_right(x, m, n2), a, n1),
                 ),
                 (
                     "in-parallel",
                     "both branches read the same stream. In GPT-2 the MLP reads what the attention has written.",
-                    _FINISHED,
+                    _WHERE,
                     lambda x, a, m, n1, n2: x + a(n1(x)) + m(n2(x)),
                 ),
                 (
@@ -2014,7 +2010,7 @@ _LOSS = "What a loss of one nat means"
             "overflow",
             "the exponential of a large logit is no float any more, or the logarithm of a probability that was rounded to 0 is taken: "
             "subtract the largest logit of the position before `exp`, and stay with logarithms.",
-            "Exercise 5.1: the loss",
+            _LOSS,
             probe=_overflows,
         ),
         *(
@@ -2057,7 +2053,7 @@ _LOSS = "What a loss of one nat means"
                 (
                     "shifted-again",
                     "the targets are moved by one again. They come moved: `targets[b, t]` belongs to `logits[b, t]`.",
-                    "Exercise 5.1: the loss",
+                    "The logits that are never there",
                 ),
                 (
                     "wrong-axis",
@@ -2171,14 +2167,14 @@ def _part_missing(part):
 
 @checker(
     chapter="05_gpt",
-    where="The finished code",
+    where="Up the stack",
     reference=GPT,
     cases=_gpt_cases,
     suspects=[
         Suspect(
             "blocks-in-a-list",
             "the blocks are in a plain list, where PyTorch does not see them: no gradient step would reach them. Use `nn.ModuleList`.",
-            "Exercise 5.2: your GPT",
+            "Up the stack",
             probe=_part_missing("transformer.h."),
         ),
         Suspect(
@@ -2210,7 +2206,7 @@ def _part_missing(part):
         Suspect(
             "one-block-many-times",
             "all blocks are the same one: `[Block(config)] * n_layer` repeats a reference. Make a new block each time.",
-            "The finished code",
+            "Up the stack",
             probe=lambda run, cases: run(*cases[1])["different blocks"] == 1,
         ),
         Suspect(
@@ -2276,7 +2272,7 @@ def _part_missing(part):
         Suspect(
             "dropout-in-eval",
             "two passes in `eval()` differ: `F.dropout` is always on, unless it is given `training=self.training`.",
-            "The finished code",
+            "Up the stack",
             probe=_says("two passes in eval()", "differ", 1),
         ),
         Suspect(
@@ -2340,7 +2336,7 @@ def _part_missing(part):
                 (
                     "loss-shifted-again",
                     "the loss moves the targets by one again. They come moved.",
-                    "The finished code",
+                    "The logits that are never there",
                 ),
                 (
                     "loss-sum",
@@ -2747,7 +2743,7 @@ def _too_many(run, cases):
 
 @checker(
     chapter="06_data_loader",
-    where="The finished code",
+    where=_STREAM,
     reference=DataLoaderLite,
     cases=lambda seed: [
         (_token_row(n, T, extra), B, T, W, seed + 3)
