@@ -10,6 +10,7 @@ import copy
 import ctypes
 import functools
 import inspect
+import itertools
 import json
 import linecache
 import math
@@ -44,6 +45,7 @@ class Suspect:
             same on all inputs has the mistake.
         probe: or a question about behaviour: `probe(run, cases)` is true if the implementation has the mistake.
             `run(*case)` runs it; a probe that fails finds nothing.
+        last: whether it is asked only when neither a suspect nor two of them together explain what came.
 
     Chapter: :doc:`/notebooks/A2_check`
     """
@@ -53,6 +55,12 @@ class Suspect:
     where: str
     variant: Callable | tuple[Callable, ...] = ()
     probe: Callable | None = None
+    last: bool = False
+
+    @property
+    def variants(self) -> tuple[Callable, ...]:
+        """All forms of the mistake."""
+        return self.variant if isinstance(self.variant, tuple) else (self.variant,)
 
 
 @dataclass(frozen=True)
@@ -272,11 +280,21 @@ class Checker:
                 return False  # says what is wrong already
             try:
                 if suspect.variant:
-                    variants = suspect.variant if isinstance(suspect.variant, tuple) else (suspect.variant,)
-                    return any(map(equal, variants))
+                    return any(map(equal, suspect.variants))
                 return kind in ("value", "gradient", "raises") and bool(suspect.probe(run, cases))
             except Exception:
                 return False
+
+        def explain(kind):
+            """The suspect that explains what came, or two that do so together, in a list; empty if there is none."""
+            for suspect in self.suspects:
+                if not suspect.last and suspected(suspect, kind):
+                    return [suspect]
+            if kind == "value":
+                for *pair, variant in self._pairs():
+                    if equal(variant):
+                        return pair
+            return [s for s in self.suspects if s.last and suspected(s, kind)][:1]
 
         def work():
             with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -295,8 +313,7 @@ class Checker:
                     ):
                         found = "random", "the same result from two calls", f"{again[1]}, then {again[2]}"
                     if found:
-                        suspect = next((s for s in self.suspects if suspected(s, found[0])), None)
-                        return self._wrong(case, found, got, suspect)
+                        return self._wrong(case, found, got, explain(found[0]))
                 return Verdict(True, "", "")
 
         names = list(inspect.signature(self.use).parameters)[1:]
@@ -304,9 +321,17 @@ class Checker:
         verdict = _with_clock(work, started)
         if verdict is None:
             verdict = self._wrong(
-                at[0], ("never-returns", "a result", f"nothing in {LIMIT:g} seconds"), None, None
+                at[0], ("never-returns", "a result", f"nothing in {LIMIT:g} seconds"), None, []
             )
         return verdict
+
+    def _pairs(self):
+        """Two suspects and a variant with both mistakes, where both are switches of one function."""
+        for a, b in itertools.combinations(self.suspects, 2):
+            for f, g in itertools.product(a.variants, b.variants):
+                if isinstance(f, functools.partial) and isinstance(g, functools.partial) and f.func is g.func:
+                    if not f.keywords.keys() & g.keywords.keys():
+                        yield a, b, functools.partial(f.func, **f.keywords, **g.keywords)
 
     def _differs(self, want, got, slack: float = 1) -> tuple[str, str, str] | None:
         if isinstance(got, Exception) or isinstance(want, Exception):
@@ -323,7 +348,7 @@ class Checker:
             return found
         return _difference(want, got, slack * self.tolerance)
 
-    def _wrong(self, case, found, got, suspect) -> Verdict:
+    def _wrong(self, case, found, got, suspects) -> Verdict:
         kind, want, came = found
         names = list(inspect.signature(self.use).parameters)[1:]
         given = ", ".join(f"{name} = {_show(value)}" for name, value in zip(names, case))
@@ -332,15 +357,14 @@ class Checker:
             kind, says = "refused", str(got)
         else:
             says = GENERAL[kind]
-        if suspect:
-            kind, says = suspect.id, f"Most likely: {suspect.says}"
+        if suspects:
+            kind = "+".join(s.id for s in suspects)
+            says = "Most likely: " + "\n  And at once: ".join(s.says for s in suspects)
         if isinstance(got, Exception) and not isinstance(got, Refused) and (line := _line(got)):
             lines.append(f"  at        {line}")
         lines.append(f"  {says} [{kind}]")
-        where = suspect.where if suspect else self.where
-        lines.append(
-            f"  Explained in chapter {self.chapter.split('_')[0].lstrip('0') or 0}, “{where}” ({self.chapter}.ipynb)."
-        )
+        where = " and ".join(f"“{w}”" for w in dict.fromkeys([s.where for s in suspects] or [self.where]))
+        lines.append(f"  Explained in chapter {int(self.chapter[:2])}, {where} ({self.chapter}.ipynb).")
         return Verdict(False, kind, "\n".join(lines))
 
     def __call__(self, implementation: Callable) -> bool:
@@ -923,13 +947,14 @@ def _encode(
     ascii=False,
     control=False,
     match=False,
+    lower=False,
 ):
     """Encode. The switches: the words, the choice of pairs, ids of single bytes, and what is thrown away."""
     ids = []
     for i, part in enumerate(text.split(END_OF_TEXT) if control else [text]):
         ids += [len(ranks)] * (i > 0)
-        if ascii:
-            part = part.encode("ascii", ascii).decode()
+        part = part.lower() if lower else part
+        part = part.encode("ascii", ascii).decode() if ascii else part
         for word in regex.findall(pattern, part):
             rest, parts, n = word.encode(), [], 0
             while rest:
@@ -945,7 +970,7 @@ def _encode(
 def _encode_cases(seed):
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     order = printable + [b for b in range(256) if b not in printable]  # GPT-2's order of the bytes
-    tokens = "he| t|her| the|er|re|ster|mast| mast|ers|é|'s|  |bc|ab|cab|\n\n".split("|")
+    tokens = "he| t|her| the|er|re|ster|mast| mast|ers|é|'s|  |bc|ab|cab|fé|\n\n".split("|")
     ranks = {
         token: i for i, token in enumerate([*(bytes([b]) for b in order), *(t.encode() for t in tokens)])
     }
@@ -1047,6 +1072,20 @@ def _encode_cases(seed):
                     "nothing is merged: the ids are those of single bytes.",
                     _ENCODE,
                     dict(rounds=0),
+                ),
+                (
+                    "ascii-letters",
+                    "the expression knows the letters a to z only. `\\p{L}` is any letter of any script; it needs the package `regex`.",
+                    _WORDS,
+                    dict(
+                        pattern=r"'(?:[sdmt]|ll|ve|re)| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+(?!\S)|\s+"
+                    ),
+                ),
+                (
+                    "lower-cased",
+                    "capital letters are made small, so the text cannot come back.",
+                    _ENCODE,
+                    dict(lower=True),
                 ),
             ],
         ),
@@ -1152,15 +1191,27 @@ from .attention import CausalSelfAttention
 
 
 def _average(
-    q, k, v, C, scale=lambda D, C: D**-0.5, fill=-math.inf, diagonal=1, keep=torch.triu, after=False, dim=-1
+    q,
+    k,
+    v,
+    C,
+    scale=lambda D, C: D**-0.5,
+    fill=-math.inf,
+    diagonal=1,
+    keep=torch.triu,
+    after=False,
+    dim=-1,
+    weights=torch.softmax,
+    late=False,
 ):
     """Causal attention: q, k, v (…, T, D) → (…, T, D). The switches: the factor, the mask, and the softmax."""
     T, D = q.shape[-2:]
-    scores = q @ k.transpose(-1, -2) * scale(D, C)  # (…, T, T)
+    scores = q @ k.transpose(-1, -2) * (1 if late else scale(D, C))  # (…, T, T)
     hidden = keep(torch.ones(T, T), diagonal).bool()
     if after:
-        return scores.softmax(dim).masked_fill(hidden, 0) @ v
-    return (scores if fill is None else scores.masked_fill(hidden, fill)).softmax(dim) @ v
+        return weights(scores, dim).masked_fill(hidden, 0) @ v
+    y = weights(scores if fill is None else scores.masked_fill(hidden, fill), dim) @ v
+    return y * scale(D, C) if late else y
 
 
 _SCALE, _MASK, _HEADS, _ONE = (
@@ -1238,6 +1289,24 @@ _AVERAGE = [
         _MASK,
         dict(dim=-2),
     ),
+    (
+        "not-normalised",
+        "the weights are e to the scores, and are not divided by their sum.",
+        "A lookup that may be unsure",
+        dict(weights=lambda scores, dim: scores.exp()),
+    ),
+    (
+        "overflow",
+        "e is raised to the scores as they are. Large ones overflow, very low ones all become 0: subtract the largest first, as `softmax` does.",
+        "Exercise 2.11: the softmax in one sweep",
+        dict(weights=lambda scores, dim: scores.exp() / scores.exp().sum(dim, keepdim=True)),
+    ),
+    (
+        "divided-too-late",
+        "the result is divided by √D, after the softmax. The scores are to be divided, before it.",
+        _SCALE,
+        dict(late=True),
+    ),
 ]
 
 
@@ -1258,10 +1327,12 @@ def _future(last):
         says,
         _MASK,
         probe=lambda run, cases: _sees_future(lambda *c: run(*last(c)), last(cases[-2])),
+        last=True,
     )
 
 
-def _head(x, w, b, order=(0, 1, 2), **switches):
+def _head(x, w, b, order=(0, 1, 2), biased=True, **switches):
+    b = b if biased else 0 * b
     q, k, v = (F.linear(x, w[j], b[j]) for j in order)  # (B, T, D) each
     return _average(q, k, v, x.size(-1), **switches)
 
@@ -1292,7 +1363,13 @@ _ORDERS = [dict(order=o) for o in ((1, 0, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0), (
                     "query, key and value have changed places. w and b hold them in this order.",
                     "Rung 1: one head, with loops",
                     *_ORDERS,
-                )
+                ),
+                (
+                    "no-biases",
+                    "the biases are left out. Query, key and value are `x @ w[j].T + b[j]`.",
+                    "Rung 1: one head, with loops",
+                    dict(biased=False),
+                ),
             ],
         ),
         _future(lambda c: c[::-1]),
@@ -1310,12 +1387,16 @@ def _heads(parts, H, split=None, join=None, **switches):
         None: lambda z: z.view(B, T, H, -1).transpose(1, 2),
         "view": lambda z: z.reshape(B, H, T, -1),
         "dealt": lambda z: z.view(B, T, -1, H).permute(0, 3, 1, 2),
+        "none": lambda z: z.view(B, T, H, -1),
+        "one": lambda z: z[:, None],
     }
     y = _average(*(ways[split](z) for z in parts), C, **switches)  # (B, H, T, D)
     ways = {
         None: lambda y: y.transpose(1, 2).reshape(B, T, C),
         "view": lambda y: y.reshape(B, T, C),
         "dealt": lambda y: y.permute(0, 2, 3, 1).reshape(B, T, C),
+        "none": lambda y: y.reshape(B, T, C),
+        "one": lambda y: y[:, 0],
     }
     return ways[join](y)
 
@@ -1351,6 +1432,18 @@ _LAYOUT = [
         dict(split="dealt"),
         dict(join="dealt"),
         dict(split="dealt", join="dealt"),
+    ),
+    (
+        "heads-for-positions",
+        "the heads stand where the positions belong, so each position looks at its own heads: `transpose(1, 2)` is missing before and after.",
+        _ONE,
+        dict(split="none", join="none"),
+    ),
+    (
+        "one-head",
+        "there is a single head of all C channels. H heads of D = C / H channels are asked for.",
+        _HEADS,
+        dict(split="one", join="one"),
     ),
 ]
 
@@ -1498,8 +1591,8 @@ from .mlp import MLP
 _ROOT = math.sqrt(2 / math.pi)
 
 
-def _gelu(x, inner=lambda x: _ROOT * (x + 0.044715 * x**3), half=0.5, times=lambda x: x):
-    return half * times(x) * (1 + torch.tanh(inner(x)))
+def _gelu(x, inner=lambda x: _ROOT * (x + 0.044715 * x**3), half=0.5, times=lambda x: x, one=1):
+    return half * times(x) * (one + torch.tanh(inner(x)))
 
 
 _SOFT = "A softer switch"
@@ -1536,6 +1629,12 @@ _OTHER_CURVES = [
     ],
     suspects=[
         *(Suspect(id, says, where, _CURVES[id]) for id, says, where in _OTHER_CURVES),
+        Suspect(
+            "erf-without-root",
+            "in the exact form erf is taken of x, not of x/√2. And OpenAI's weights need the tanh form.",
+            _SOFT,
+            lambda x: 0.5 * x * (1 + torch.erf(x)),
+        ),
         *_rows(
             _gelu,
             [
@@ -1582,6 +1681,13 @@ _OTHER_CURVES = [
                     dict(inner=lambda x: _ROOT * x + 0.044715 * x**3),
                 ),
                 ("no-half", "the factor ½ is missing: everything is twice as large.", _SOFT, dict(half=1)),
+                ("no-one", "the 1 in front of the tanh is missing.", _SOFT, dict(one=0)),
+                (
+                    "cube-of-all",
+                    "the whole parenthesis is cubed. Only x in the second term is.",
+                    _SOFT,
+                    dict(inner=lambda x: _ROOT * (x + 0.044715 * x) ** 3),
+                ),
                 (
                     "without-x",
                     "the factor x in front is missing: this is Φ(x), not x · Φ(x).",
@@ -1691,14 +1797,20 @@ class _LayerNorm(nn.LayerNorm):
         shift=True,
         early=False,
         detach=False,
+        raw=False,
+        std=False,
     ):
         super().__init__(n)
-        self.how = dims, mean, correction, eps, outside, power, gain, shift, early, detach
+        self.how = dims, mean, correction, eps, outside, power, gain, shift, early, detach, raw
+        self.std = std
 
     def forward(self, x):
-        dims, mean, correction, eps, outside, power, gain, shift, early, detach = self.how
+        dims, mean, correction, eps, outside, power, gain, shift, early, detach, raw = self.how
         centred = x - x.mean(dims, keepdim=True) if mean else x
-        spread = centred.square().sum(dims, keepdim=True) / (math.prod(x.shape[d] for d in dims) - correction)
+        if self.std:
+            return self.weight * centred / (x.std(-1, keepdim=True) + 1e-5) + self.bias
+        n = math.prod(x.shape[d] for d in dims) - correction
+        spread = (x if raw else centred).square().sum(dims, keepdim=True) / n
         spread = (spread.detach() if detach else spread) + eps
         normal = centred / (spread**power + outside)
         if early:
@@ -1817,6 +1929,19 @@ def _other_eps(run, cases):
                     "What it keeps and what it forgets",
                     dict(detach=True),
                 ),
+                (
+                    "std-plus-eps",
+                    "it divides by `x.std() + ε`, as the Annotated Transformer does: `std` divides by C - 1, and ε belongs under the root.",
+                    _NORM,
+                    dict(std=True),
+                    dict(correction=1, eps=0, outside=1e-5),
+                ),
+                (
+                    "spread-not-centred",
+                    "the mean is subtracted above and not below: the variance is the mean square of x minus its mean.",
+                    _NORM,
+                    dict(raw=True),
+                ),
             ],
         ),
         Suspect("other-eps", "ε is another number than 10⁻⁵.", _NORM, probe=_other_eps),
@@ -1898,6 +2023,8 @@ _STREAM, _WHERE = "A stream that everybody adds to", "Where does the norm stand?
                     "the norm's result is added to the branch's, and the stream itself is lost: x = norm(x), then x + branch(x).",
                     _WHERE,
                     _twice(lambda x, f, n: n(x) + f(n(x))),
+                    _halves(lambda x, f, n: n(x) + f(n(x)), _right),
+                    _halves(_right, lambda x, f, n: n(x) + f(n(x))),
                 ),
                 (
                     "norm-on-the-result",
@@ -1905,7 +2032,14 @@ _STREAM, _WHERE = "A stream that everybody adds to", "Where does the norm stand?
                     _WHERE,
                     _twice(lambda x, f, n: x + n(f(x))),
                 ),
-                ("no-norm", "the norms are not used.", _WHERE, _twice(lambda x, f, n: x + f(x))),
+                (
+                    "no-norm",
+                    "a branch reads the stream without its norm, or both do.",
+                    _WHERE,
+                    _twice(lambda x, f, n: x + f(x)),
+                    _halves(lambda x, f, n: x + f(x), _right),
+                    _halves(_right, lambda x, f, n: x + f(x)),
+                ),
                 (
                     "one-norm-twice",
                     "one of the two norms is used twice. Each branch has its own.",
@@ -3990,7 +4124,6 @@ def _part_seen(found):
 
 # %% ../notebooks/A2_check.ipynb #f2886fdc
 import codecs
-import itertools
 import re
 import zlib
 

@@ -11,7 +11,7 @@ from mistakes import RIGHT, WRONG, plant
 from test_solutions import NOTEBOOKS
 
 from gpt2lib import check
-from gpt2lib.check import CHECKERS, GENERAL, Verdict
+from gpt2lib.check import CHECKERS, GENERAL, Checker, Verdict
 
 PLANTED = [(name, row) for name, rows in WRONG.items() for row in rows]
 SUSPECTS = [(name, suspect.id) for name, checker in CHECKERS.items() for suspect in checker.suspects]
@@ -43,7 +43,8 @@ def test_right_implementations_in_at_least_three_styles_are_accepted(name):
 
 
 @pytest.mark.parametrize("name, id", SUSPECTS)
-def test_without_its_suspect_a_mistake_is_no_longer_named(name, id):
+def test_without_its_suspect_a_mistake_is_no_longer_named(name, id, monkeypatch):
+    monkeypatch.setattr(Checker, "_pairs", lambda self: ())  # two others may explain it together
     row = next(row for row in WRONG[name] if row[0] == id)  # every suspect has a planted mistake
     others = [s for s in CHECKERS[name].suspects if s.id != id]
     assert len(others) == len(CHECKERS[name].suspects) - 1, f"two suspects of {name} are called {id}"

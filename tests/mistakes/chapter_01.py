@@ -326,6 +326,13 @@ WRONG = {
             ".encode_ordinary(text)",
             '.encode(text, allowed_special="all")',
         ),
+        (
+            "ascii-letters",
+            encode_steps,
+            WORDS,
+            """regex.findall(r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\\sA-Za-z0-9]+|\\s+(?!\\S)|\\s+", text)""",
+        ),
+        ("lower-cased", encode_tokens, "GPT2_PATTERN, text", "GPT2_PATTERN, text.lower()"),
         ("raises", encode_steps, WORDS, "regex.findall(GPT2_PATTERN, text.encode())"),
     ],
     "decode": [

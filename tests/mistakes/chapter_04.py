@@ -152,6 +152,16 @@ WRONG = {
         ("no-shift", Moments, " + self.bias", ""),
         ("no-shift", Functional, "self.weight, self.bias,", "self.weight, None,"),
         ("shift-before-gain", ByHand, "self.weight * x + self.bias", "self.weight * (x + self.bias)"),
+        (
+            "std-plus-eps",
+            ByHand,
+            "x.var(-1, keepdim=True, correction=0)",
+            "x.std(-1, keepdim=True)",
+            "torch.sqrt(var + 1e-5)",
+            "(var + 1e-5)",
+        ),
+        ("spread-not-centred", Moments, "centred.pow(2)", "x.pow(2)"),
+        ("divided-by-C-1+no-shift", ByHand, ", correction=0", "", " + self.bias", ""),
         ("statistics-detached", ByHand, "correction=0)", "correction=0).detach()"),
         (
             "modifies",
@@ -195,6 +205,8 @@ WRONG = {
             "stream = norm(stream)\n            stream = stream + branch(stream)",
         ),
         ("norm-on-the-result", LoopBlock, "branch(norm(stream))", "norm(branch(stream))"),
+        ("no-norm", PlainBlock, "self.mlp(self.ln_2(x))", "self.mlp(x)"),
+        ("stream-normalised", NamedBlock, "middle = x + attended", "middle = normed + attended"),
         ("no-norm", LoopBlock, "branch(norm(stream))", "branch(stream)"),
         ("one-norm-twice", PlainBlock, "self.mlp(self.ln_2(x))", "self.mlp(self.ln_1(x))"),
         (
