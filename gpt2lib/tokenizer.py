@@ -230,7 +230,7 @@ class BPETokenizer:
     def _encode_word(self, word: str) -> list[int]:
         if (token := word.encode()) in self.ranks:
             return [self.ranks[token]]
-        return [self.ranks[part] for part in merge(_bytes(word), self.ranks)]
+        return [self.ranks[part] for part in merge(_bytes(word), self.ranks)]  # _bytes: one by one
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`.
@@ -238,6 +238,7 @@ class BPETokenizer:
         Raises:
             ValueError: `text` is not a str, or has half a surrogate pair in it, or the pattern loses characters of it.
         """
+        # _split cuts the text into words, and refuses what is no text
         return [i for word in _split(text, self._pattern) for i in self._word_ids(word)]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

@@ -13,6 +13,7 @@ import torch
 import workbook  # tools/workbook.py
 from mistakes import RIGHT
 from nbclient import NotebookClient
+from set_address import address, site
 from test_solutions import EXERCISES
 
 from gpt2lib.capstone import assemble, certify, own_pieces, write
@@ -57,6 +58,19 @@ def test_nothing_else_changes():
         note = workbook.NOTE.format(names="").split()
         assert len(words[1]) - len(words[0]) <= (len(note) + 20 if path.stem in CHANGED else 0)
         assert len({cell.id for cell in after.cells}) == len(after.cells)
+
+
+def test_links_that_leave_the_folder_lead_to_the_site(tmp_path):
+    assert workbook.onto_the_site("[a](../book/notation.md#heads)").endswith("/book/notation.html#heads)")
+    assert workbook.onto_the_site("[a](02_attention.ipynb#break-it)") == "[a](02_attention.ipynb#break-it)"
+    text = {
+        path: "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+        for path in workbook.write(tmp_path)
+    }
+    for path, words in text.items():
+        for target in re.findall(r"\]\(([^)#\s]+\.(?:ipynb|md|png|html))", words):
+            assert "://" in target or (tmp_path / target).is_file(), f"{path.name} links to {target}"
+    assert f"({site(address())}notebooks/A2_check.html)" in text[tmp_path / "00_start.ipynb"]
 
 
 @pytest.mark.parametrize("stem", CHANGED)

@@ -3,7 +3,8 @@
 python tools/workbook.py FOLDER
 
 A cell that holds the finished code of a piece, such as `CausalSelfAttention`, gives way to the exercise that builds it;
-the cells after it go on with the package's own. Nothing else changes, so that no text exists twice.
+the cells after it go on with the package's own. Links to what is not in FOLDER lead to the site. Nothing else changes,
+so that no text exists twice.
 """
 
 import ast
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
+from set_address import address, site
 
 from gpt2lib.check import CHECKERS
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("[01]*.ipynb"))
+CAPSTONE = ROOT / "notebooks" / "A5_capstone.ipynb"
 NOTE = """> **Workbook edition.** Where the book prints {names}, this notebook asks you to write it. Run the cells from the top. At an
 > exercise, replace the line that raises, and run the cell below your code: it says whether the piece is right, and if it is
 > not, what is most likely wrong. Hints and the solution open when you click on them. The cells after an exercise go on with
@@ -66,7 +69,9 @@ def workbook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 [new_markdown_cell(before.rstrip(), id=f"{cells[at - 1].id}-rest")] if before.strip() else []
             )
             place = cells.index(cell)
-            go_on = f"{GO_ON}from gpt2lib.{exported[1] or module} import {', '.join(names)}"
+            after = "\n".join(c.source for c in cells[place + 1 :])
+            needed = [name for name in names if name[0] != "_" or re.search(rf"\b{name}\b", after)]
+            go_on = f"{GO_ON}from gpt2lib.{exported[1] or module} import {', '.join(needed)}"
             cells[place : place + 1] = [*group, new_code_cell(go_on, id=f"{cell.id}-own")]
             replaced.append(piece)
             break
@@ -79,13 +84,33 @@ def workbook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return made
 
 
+def onto_the_site(text: str) -> str:
+    """The same Markdown; its links to what is not among the written files lead to the site, or to the repository."""
+    names = {path.name for path in [*CHAPTERS, CAPSTONE]}
+
+    def link(found: re.Match) -> str:
+        if found[1] in names:
+            return found[0]
+        path = (ROOT / "notebooks" / found[1]).resolve().relative_to(ROOT)
+        there = f"{address()}/raw/HEAD/{path.as_posix()}"
+        if path.suffix in (".md", ".ipynb"):
+            there = site(address()) + path.with_suffix(".html").as_posix()
+        return f"]({there}{found[2] or ''})"
+
+    return re.sub(r"\]\(([\w./-]+\.\w+)(#[^)]*)?\)", link, text)
+
+
 def write(folder: Path) -> list[Path]:
     """Write the workbook of every chapter, and the capstone as it is, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for path in [*CHAPTERS, ROOT / "notebooks" / "A5_capstone.ipynb"]:
+    for path in [*CHAPTERS, CAPSTONE]:
         notebook = nbformat.read(path, 4)
-        nbformat.write(workbook(notebook) if path in CHAPTERS else notebook, folder / path.name)
+        notebook = workbook(notebook) if path in CHAPTERS else notebook
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = onto_the_site(cell.source)
+        nbformat.write(notebook, folder / path.name)
         written.append(folder / path.name)
     return written
 
