@@ -4,11 +4,15 @@
 
 # %% ../notebooks/A2_check.ipynb #728f9b16
 from __future__ import annotations
+import __future__
 
 import ast
+import builtins
 import copy
 import ctypes
+import dis
 import functools
+import importlib
 import inspect
 import itertools
 import json
@@ -44,7 +48,8 @@ class Suspect:
         variant: the reference with this mistake in it, or several forms of it. An implementation that gives the
             same on all inputs has the mistake.
         probe: or a question about behaviour: `probe(run, cases)` is true if the implementation has the mistake.
-            `run(*case)` runs it; a probe that fails finds nothing.
+            `run(*case)` runs it; a probe that fails finds nothing. Instead of True it may give the name of the
+            value that shows the mistake.
         last: whether it is asked only when neither a suspect nor two of them together explain what came.
 
     Chapter: :doc:`/notebooks/A2_check`
@@ -80,9 +85,9 @@ class _Stop(BaseException):
     """Sent into a call that takes too long. No `except Exception` holds it up."""
 
 # %% auto #0
-__all__ = ['PROGRESS', 'LIMIT', 'CHECKERS', 'GENERAL', 'Suspect', 'Verdict', 'Refused', 'Checker', 'checker', 'with_gradients',
-           'run_module', 'parameter_count', 'surprise', 'merge_step', 'train_bpe', 'encode', 'decode', 'head',
-           'multi_head', 'attention', 'gelu', 'mlp', 'layer_norm', 'block', 'loss', 'gpt', 'windows', 'loader',
+__all__ = ['PROGRESS', 'LIMIT', 'CHECKERS', 'GENERAL', 'last_case', 'Suspect', 'Verdict', 'Refused', 'Checker', 'checker',
+           'with_gradients', 'run_module', 'parameter_count', 'surprise', 'merge_step', 'train_bpe', 'encode', 'decode',
+           'head', 'multi_head', 'attention', 'gelu', 'mlp', 'layer_norm', 'block', 'loss', 'gpt', 'windows', 'loader',
            'get_lr', 'adamw', 'decay_groups', 'clip', 'accumulate', 'accumulate_uneven', 'save', 'mfu', 'read_losses',
            'greedy', 'temperature', 'top_k', 'top_p', 'draw', 'kv_cache', 'conv1d', 'to_conv1d', 'perplexity', 'ending',
            'decode_stream', 'limits']
@@ -101,13 +106,18 @@ def _show(value) -> str:
         return f"a {type(value).__name__}"
     if isinstance(value, float):
         return f"{value:.8g}"
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and value and not all(isinstance(v, int) for v in value.values()):
         some = ["output"] if "output" in value else list(value)[-3:]
         shown = ", ".join(
             f"{_show(key) if isinstance(key, bytes) else key}: {_show(value[key])}" for key in some
         )
         return shown if len(some) == len(value) else f"{shown} …" if some == ["output"] else f"… {shown}"
-    return textwrap.shorten(repr(value), 160, placeholder=" …")
+    return _clip_text(repr(value))
+
+
+def _clip_text(text: str, width: int = 160) -> str:
+    """At most `width` characters of a text, and its blanks as they are."""
+    return text if len(text) <= width else f"{text[: width - 2]} …"
 
 
 def _difference(want, got, tolerance: float, what: str = "") -> tuple[str, str, str] | None:
@@ -146,13 +156,20 @@ def _difference(want, got, tolerance: float, what: str = "") -> tuple[str, str, 
     if isinstance(want, dict) and want.keys() == got.keys():
         found = [_difference(want[key], got[key], tolerance, str(key)) for key in want]
         return next((f for f in found if f), None)
-    if (
-        isinstance(want, (list, tuple))
-        and len(want) == len(got)
-        and any(not isinstance(w, int) for w in want)
-    ):
-        found = [_difference(w, g, tolerance, f"{what}[{i}]") for i, (w, g) in enumerate(zip(want, got))]
-        return next((f for f in found if f), None)
+    if isinstance(want, (list, tuple)):
+        rows = zip(want, got)
+        if all(isinstance(w, int) for w in want):  # ids: no tolerance
+            found = [
+                None if w == g else ("value", f"{of}at [{i}] {w}", str(g)) for i, (w, g) in enumerate(rows)
+            ]
+        else:
+            found = [_difference(w, g, tolerance, f"{what}[{i}]") for i, (w, g) in enumerate(rows)]
+        first = next((f for f in found if f), None)
+        if first is None and len(want) == len(got):
+            return None
+        if first and (max(len(repr(want)), len(repr(got))) > 160 or "tensor(" in repr(want)):
+            return first
+        return "value", of + _show(want), _show(got)
     if isinstance(want, nn.Module):
         return _difference(
             want.state_dict() | {"training": want.training},
@@ -202,7 +219,7 @@ def _with_clock(work: Callable, started: list[float]):
 
 # %% ../notebooks/A2_check.ipynb #680acac5
 GENERAL = {
-    "raises": "It raises an exception.",
+    "raises": "It raises an exception. Call it on these arguments yourself, and print the shapes before the line that fails.",
     "never-returns": "It does not return. Which loop has no end?",
     "type": "The result has the wrong type.",
     "shape": "The result has the wrong shape.",
@@ -211,8 +228,11 @@ GENERAL = {
     "modifies": "It modifies its input. Work on a copy, and leave what you were given as it was.",
     "random": "Two calls with the same input gave different results: dropout or noise is on, or something is kept from the call before.",
     "gradient": "The output is right and its gradient is not: on the way something is detached, or leaves PyTorch (`.item()`, `.data`, NumPy, `no_grad`).",
-    "value": "No mistake that this checker knows behaves like this. Compare your code with the solution, line by line.",
+    "value": "No mistake that this checker knows behaves like this. Print what each step gives for this input, and compare it with what the chapter says; then open hint 2.",
 }
+
+
+last_case: tuple = ()  # the arguments with which the last check failed
 
 
 @dataclass(frozen=True)
@@ -228,6 +248,7 @@ class Checker:
         cases: `cases(seed)` gives the inputs, a tuple each, smallest first. It may draw from torch's generator.
         suspects: the known mistakes, the particular before the general.
         tolerance: largest difference that counts as equal, relative to the largest value.
+        shown: `shown(*case)` gives what is printed of a case, by name; by default all arguments.
 
     Chapter: :doc:`/notebooks/A2_check`
     """
@@ -240,6 +261,7 @@ class Checker:
     cases: Callable
     suspects: Sequence[Suspect]
     tolerance: float = 1e-5
+    shown: Callable | None = None
 
     def judge(self, implementation: Callable, seed: int = 0) -> Verdict:
         """Run `implementation` on all cases of `seed`; say whether it is right, and if not, what is wrong."""
@@ -271,6 +293,13 @@ class Checker:
                     return False
             return True
 
+        def shows(key):
+            """The first case in which the value under `key` is wrong."""
+            for i, case in enumerate(cases):
+                want, got = outcome(self.reference, case)[0], own(i)
+                if isinstance(got, dict) and (found := _difference(want[key], got[key], self.tolerance, key)):
+                    return case, found, got
+
         def run(*case):
             started[0], at[0] = time.monotonic(), case
             return self.use(implementation, *copy.deepcopy(case))
@@ -281,7 +310,11 @@ class Checker:
             try:
                 if suspect.variant:
                     return any(map(equal, suspect.variants))
-                return kind in ("value", "gradient", "raises") and bool(suspect.probe(run, cases))
+                if kind not in ("value", "gradient", "raises"):
+                    return False
+                if isinstance(found := suspect.probe(run, cases), str):
+                    keys[suspect.id] = found
+                return bool(found)
             except Exception:
                 return False
 
@@ -311,11 +344,23 @@ class Checker:
                     elif (found is None or found[0] in ("value", "gradient")) and (
                         again := self._differs(got, outcome(implementation, case)[0])
                     ):
-                        found = "random", "the same result from two calls", f"{again[1]}, then {again[2]}"
+                        found = (
+                            "random",
+                            "the same result from two calls",
+                            f"{again[1] or 'a result'}, then {again[2]}",
+                        )
                     if found:
-                        return self._wrong(case, found, got, explain(found[0]))
+                        return named(case, found, got)
                 return Verdict(True, "", "")
 
+        def named(case, found, got):
+            """The verdict on a wrong piece; where the probe of a suspect gives the name of a value, that is shown."""
+            suspects = explain(found[0])
+            for key in (keys[s.id] for s in suspects if s.id in keys):
+                case, found, got = shows(key) or (case, found, got)
+            return self._wrong(case, found, got, suspects)
+
+        keys: dict[str, str] = {}
         names = list(inspect.signature(self.use).parameters)[1:]
         cases: list[tuple] = []
         verdict = _with_clock(work, started)
@@ -337,10 +382,16 @@ class Checker:
         if isinstance(got, Exception) or isinstance(want, Exception):
             if type(want) is type(got):
                 return None
+            raised = isinstance(got, Exception)
             want, got = (
-                f"{type(r).__name__}: {r}" if isinstance(r, Exception) else _show(r) for r in (want, got)
-            )
-            return "raises", want, textwrap.shorten(got, 300, placeholder=" …")
+                f"{type(r).__name__}: {' '.join(str(r).splitlines())}"
+                if isinstance(r, Exception)
+                else ""
+                if raised
+                else _show(r)
+                for r in (want, got)
+            )  # where an exception came in place of a result, the result says nothing
+            return "raises", want, _clip_text(got, 300)
         if isinstance(want, dict) and isinstance(got, dict):  # output first, then gradients
             found = _difference(want, got, slack * self.tolerance)
             if found and found[0] == "value" and found[1].startswith("gradient"):
@@ -349,14 +400,19 @@ class Checker:
         return _difference(want, got, slack * self.tolerance)
 
     def _wrong(self, case, found, got, suspects) -> Verdict:
+        global last_case
+        last_case = case
         kind, want, came = found
         names = list(inspect.signature(self.use).parameters)[1:]
-        given = ", ".join(f"{name} = {_show(value)}" for name, value in zip(names, case))
-        lines = [f"✗ {self.name}", f"  given     {given}", f"  expected  {want}", f"  came      {came}"]
+        shown = self.shown(*case) if self.shown else dict(zip(names, case))
+        given = ", ".join(f"{name} = {_show(value)}" for name, value in shown.items())
+        if self.shown or " of shape " in given or "…" in given:
+            given += "  (in full: check.last_case)"
+        says = GENERAL[kind]
         if isinstance(got, Refused):
-            kind, says = "refused", str(got)
-        else:
-            says = GENERAL[kind]
+            kind, says, want, came = "refused", str(got), "", str(got) if suspects else ""
+        lines = {"given": given, "expected": want, "came": came}
+        lines = [f"✗ {self.name}", *(f"  {name:<9} {text}" for name, text in lines.items() if text)]
         if suspects:
             kind = "+".join(s.id for s in suspects)
             says = "Most likely: " + "\n  And at once: ".join(s.says for s in suspects)
@@ -374,7 +430,9 @@ class Checker:
         if verdict.ok:
             built = _note(self.name, implementation)
             share = f"{len(built)} of {len(CHECKERS)} pieces, {len(built) / len(CHECKERS):.0%}"
-            text = f"✓ {self.name} is right. Built of your GPT-2 so far: {share}."
+            text = (
+                f"✓ {self.name} is right. Built of your GPT-2 so far: {share}.{_capstone(built, self.name)}"
+            )
         print(text)
         return verdict.ok
 
@@ -409,7 +467,14 @@ def _line(error: Exception) -> str:
     while trace:
         frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
         trace = trace.tb_next
-    own = [(f, n) for f, n in frames if not {"site-packages", "gpt2lib"} & set(Path(f).parts)]
+    others = {"site-packages", "dist-packages", "gpt2lib"}
+    own = [
+        (f, n)
+        for f, n in frames
+        if not others & set(Path(f).parts)
+        and not f.startswith(os.path.dirname(os.__file__))
+        and linecache.getline(f, n).strip()
+    ]
     return f"line {own[-1][1]}: {linecache.getline(*own[-1]).strip()}" if own else ""
 
 
@@ -431,6 +496,33 @@ def _source(implementation: Callable) -> str | None:
         return textwrap.dedent(ast.get_source_segment(text, nodes[-1], padded=True))
     except (AttributeError, StopIteration, SyntaxError, IndexError, TypeError):
         return None
+
+
+def _globals(code) -> set[str]:
+    """The names that a piece of compiled code, and the code within it, takes from outside."""
+    steps = list(dis.get_instructions(code))
+    made = {s.argval for s in steps if s.opname in ("STORE_NAME", "STORE_GLOBAL")}
+    used = {s.argval for s in steps if s.opname in ("LOAD_NAME", "LOAD_GLOBAL")} - made
+    within = [_globals(c) for c in code.co_consts if inspect.iscode(c)]
+    return used.union(*within) - made
+
+
+def _capstone(built: dict[str, str | None], name: str) -> str:
+    """A sentence about a noted piece that the capstone could not run, or nothing."""
+    from gpt2lib.capstone import CHAPTERS  # which imports this module
+
+    if built[name] is None:
+        return " Its source cannot be noted for the capstone: write it with `def` or `class`, in a cell."
+    known = {*dir(builtins), "__name__", "__qualname__", "__module__"}
+    for chapter in CHAPTERS:
+        known |= vars(importlib.import_module(f"gpt2lib.{chapter}")).keys()
+    for source in filter(None, built.values()):  # pieces may call each other
+        known.add(ast.parse(source).body[-1].name)
+    code = compile(built[name], name, "exec", __future__.annotations.compiler_flag)
+    if missing := sorted(_globals(code) - known):
+        names = ", ".join(f"`{n}`" for n in missing)
+        return f" It leans on {names}, which the capstone does not know: import or define it inside the function."
+    return ""
 
 
 def _note(name: str, implementation: Callable) -> dict[str, str | None]:
@@ -499,7 +591,14 @@ def run_module(
     mine = {name: tuple(p.shape) for name, p in module.named_parameters()}
     want = {name: tuple(p.shape) for name, p in state.items()}
     if mine != want:
-        raise Refused(f"Its parameters differ. Expected {want}; came {mine}.")
+        other = [f"{n} {mine[n]}, not {want[n]}" for n in want if n in mine and mine[n] != want[n]]
+        rows = {
+            "missing": [n for n in want if n not in mine],
+            "too many": [n for n in mine if n not in want],
+            "of another shape": other,
+        }
+        listed = "; ".join(f"{row}: {', '.join(names)}" for row, names in rows.items() if names)
+        raise Refused(f"Its parameters are not those of the chapter. {listed[0].upper()}{listed[1:]}.")
     module.to(x.dtype).load_state_dict(
         state, strict=False
     )  # buffers, such as a mask, are the module's own affair
@@ -741,6 +840,10 @@ def _fails_without_pairs(run, cases):
     where=_ENCODE,
     reference=_merge_step,
     cases=_merge_cases,
+    shown=lambda parts, ranks: {
+        "parts": parts,
+        "ranks of its pairs": {a + b: ranks[a + b] for a, b in pairwise(parts) if a + b in ranks},
+    },
     suspects=[
         Suspect(
             "no-pair",
@@ -932,7 +1035,7 @@ def train_bpe(f, text, vocab_size):
     """Check `f(text, vocab_size)` → {token: rank}, as chapter 1 trains: bytes first, then the tokens in their order."""
     ranks = f(text, vocab_size)
     if not isinstance(ranks, dict):
-        raise Refused(f"It returns {_show(ranks)}. Return a dictionary {{token: rank}}.")
+        raise Refused(f"It returns a {type(ranks).__name__}. Return a dictionary {{token: rank}}.")
     order = sorted(ranks, key=ranks.get)
     return {"the first 256 tokens": order[:256], "new tokens": order[256:], "ranks": sorted(ranks.values())}
 
@@ -998,6 +1101,10 @@ def _encode_cases(seed):
     where=_ENCODE,
     reference=lambda text, ranks: BPETokenizer(ranks).encode(text),
     cases=_encode_cases,
+    shown=lambda text, ranks: {
+        "text": text,
+        "ranks of its tokens": {t: i for t, i in ranks.items() if t in text.encode()},
+    },
     suspects=[
         *_rows(
             _encode,
@@ -1130,6 +1237,7 @@ _DECODE = "Decode: bytes that are no text"
     where=_DECODE,
     reference=_decode,
     cases=_decode_cases,
+    shown=lambda ids, ranks: {"ids": ids, "their ranks": {t: i for t, i in ranks.items() if i in ids}},
     suspects=_rows(
         _decode,
         [

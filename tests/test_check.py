@@ -152,6 +152,49 @@ def test_what_passes_is_noted_with_its_source_and_counts_once(capsys, tmp_path, 
     assert f"2 of {len(CHECKERS)}" in capsys.readouterr().out
 
 
+def test_a_check_mark_says_what_keeps_a_piece_out_of_the_capstone(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(globals(), "own_helper", RIGHT["head"][0])
+
+    def leaning(x, w, b):
+        return own_helper(x, w, b)  # noqa: F821
+
+    for implementation, said in (
+        (leaning, "It leans on `own_helper`"),
+        (lambda x, w, b: RIGHT["head"][0](x, w, b), "write it with `def`"),
+        (RIGHT["head"][1], "%.\n"),
+    ):
+        assert check.head(implementation)
+        assert said in capsys.readouterr().out
+
+
+def test_the_arguments_of_the_last_failure_can_be_had():
+    assert CHECKERS["merge_step"].judge(lambda parts, ranks: [b"".join(parts)]).id == "value"
+    parts, ranks = check.last_case
+    assert RIGHT["merge_step"][0](parts, ranks) == RIGHT["merge_step"][1](parts, ranks) != [b"".join(parts)]
+
+
+def test_blanks_in_what_is_shown_are_not_folded():
+    verdict = CHECKERS["decode"].judge(lambda ids, ranks: RIGHT["decode"][0](ids, ranks).replace("  ", " "))
+    assert "' the  \\n\\n'" in verdict.text
+
+
+def test_a_parameter_that_is_missing_is_said_once_and_nothing_else_is_shown():
+    text = CHECKERS["mlp"].judge(torch.nn.Identity).text
+    assert text.count("c_fc.weight") == 1 and "Missing: c_fc.weight, c_fc.bias" in text
+    assert "expected" not in text and "came" not in text and "Refused" not in text
+
+
+def test_an_exception_from_a_library_shows_the_last_line_of_your_own():
+    def own(x, w, b):
+        return json.loads("no json")
+
+    assert (
+        "at        line" in (text := CHECKERS["head"].judge(own).text)
+        and 'return json.loads("no json")' in text
+    )
+
+
 def test_a_folder_that_cannot_be_written_and_code_without_source_are_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "PROGRESS", "nowhere/my_gpt2.json")
