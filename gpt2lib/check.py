@@ -297,8 +297,9 @@ class Checker:
             """The first case in which the value under `key` is wrong."""
             for i, case in enumerate(cases):
                 want, got = outcome(self.reference, case)[0], own(i)
-                if isinstance(got, dict) and (found := _difference(want[key], got[key], self.tolerance, key)):
-                    return case, found, got
+                if isinstance(want, dict) and isinstance(got, dict) and key in want and key in got:
+                    if found := _difference(want[key], got[key], self.tolerance, key):
+                        return case, found, got
 
         def run(*case):
             started[0], at[0] = time.monotonic(), case
@@ -920,6 +921,7 @@ def _train(
     renew=True,
     unit=str.encode,
     strip=False,
+    first=256,
 ):
     """Slow training. The switches: the words, the weights, ties, the number of rounds, recounting, and the units."""
     words = [w.strip() if strip else w for w in regex.findall(pattern, text)]
@@ -938,7 +940,7 @@ def _train(
                     count[a + b] = count.get(a + b, 0) + 1
         most = max(count.values())
         token = tie(t for t, n in count.items() if n == most)
-        ranks[token] = len(ranks)
+        ranks[token] = len(ranks) - 256 + first
         count.pop(token)
         words = [_joined(word, token) for word in words]
     return ranks
@@ -952,6 +954,13 @@ def _joined(word, token):
         else:
             joined.append(part)
     return joined
+
+
+def _merges_too_many(run, cases):
+    """Whether a text in which many pairs are left gives `vocab_size` new tokens, not `vocab_size` - 256."""
+    chance = random.Random(0)
+    text = " ".join("".join(chance.choices("abcdefghij", k=6)) for _ in range(100))
+    return len(run(text, 257)["new tokens"]) == 257
 
 
 def _train_cases(seed):
@@ -974,62 +983,70 @@ _PAIRS, _WORDS = "Join the most frequent pair", "Words first"
     where="Train on the corpus",
     reference=_train_bpe,
     cases=_train_cases,
-    suspects=_rows(
-        _train,
-        [
-            (
-                "no-words",
-                "pairs are counted across the borders of words: the text was not cut into words first.",
-                _WORDS,
-                dict(pattern=r"(?s).+"),
-            ),
-            (
-                "spaces-lost",
-                "the space before a word is lost. In GPT-2's words it belongs to the word.",
-                _WORDS,
-                dict(strip=True),
-                dict(pattern=r"\S+"),
-            ),
-            (
-                "each-word-once",
-                "a word that occurs five times counts once. Each pair counts as often as its word occurs.",
-                "Train on the corpus",
-                dict(once=True),
-            ),
-            (
-                "other-ties",
-                "of pairs that are equally frequent another one wins than the first in byte order.",
-                _PAIRS,
-                dict(tie=next),
-                dict(tie=max),
-            ),
-            (
-                "bytes-not-counted",
-                "there are 256 rounds too many. The 256 bytes are part of `vocab_size`.",
-                "Train on the corpus",
-                dict(rounds=0),
-            ),
-            (
-                "one-round-off",
-                "there is one round too many or too few: `vocab_size` - 256 tokens are to be made.",
-                "Train on the corpus",
-                dict(rounds=-255),
-                dict(rounds=-257),
-            ),
-            (
-                "counts-not-renewed",
-                "the pairs are counted once, at the start. Each round changes what stands side by side.",
-                _PAIRS,
-                dict(renew=False),
-            ),
-            (
-                "characters",
-                "the parts at the start are characters. An é is two bytes, and any byte must be a token.",
-                "What gets a number?",
-                dict(unit=None),
-            ),
-        ],
-    ),
+    suspects=[
+        Suspect(
+            "bytes-not-counted",
+            "`vocab_size` is taken for the number of merges, so there are 256 rounds too many. The 256 bytes are part of `vocab_size`.",
+            "Train on the corpus",
+            probe=_merges_too_many,
+        ),
+        *_rows(
+            _train,
+            [
+                (
+                    "ranks-from-zero",
+                    "the ranks of the new tokens begin at 0 again, where the bytes have theirs. The first new token has rank 256.",
+                    "Train on the corpus",
+                    dict(first=0),
+                ),
+                (
+                    "no-words",
+                    "pairs are counted across the borders of words: the text was not cut into words first.",
+                    _WORDS,
+                    dict(pattern=r"(?s).+"),
+                ),
+                (
+                    "spaces-lost",
+                    "the space before a word is lost. In GPT-2's words it belongs to the word.",
+                    _WORDS,
+                    dict(strip=True),
+                    dict(pattern=r"\S+"),
+                ),
+                (
+                    "each-word-once",
+                    "a word that occurs five times counts once. Each pair counts as often as its word occurs.",
+                    "Train on the corpus",
+                    dict(once=True),
+                ),
+                (
+                    "other-ties",
+                    "of pairs that are equally frequent another one wins than the first in byte order.",
+                    _PAIRS,
+                    dict(tie=next),
+                    dict(tie=max),
+                ),
+                (
+                    "one-round-off",
+                    "there is one round too many or too few: `vocab_size` - 256 tokens are to be made.",
+                    "Train on the corpus",
+                    dict(rounds=-255),
+                    dict(rounds=-257),
+                ),
+                (
+                    "counts-not-renewed",
+                    "the pairs are counted once, at the start. Each round changes what stands side by side.",
+                    _PAIRS,
+                    dict(renew=False),
+                ),
+                (
+                    "characters",
+                    "the parts at the start are characters. An é is two bytes, and any byte must be a token.",
+                    "What gets a number?",
+                    dict(unit=None),
+                ),
+            ],
+        ),
+    ],
 )
 def train_bpe(f, text, vocab_size):
     """Check `f(text, vocab_size)` → {token: rank}, as chapter 1 trains: bytes first, then the tokens in their order."""
@@ -1051,6 +1068,7 @@ def _encode(
     control=False,
     match=False,
     lower=False,
+    characters=False,
 ):
     """Encode. The switches: the words, the choice of pairs, ids of single bytes, and what is thrown away."""
     ids = []
@@ -1061,7 +1079,9 @@ def _encode(
         for word in regex.findall(pattern, part):
             rest, parts, n = word.encode(), [], 0
             while rest:
-                size = next(n for n in range(len(rest) if match else 1, 0, -1) if rest[:n] in ranks)
+                size = len(rest.decode()[0].encode()) if characters else 1
+                if match:
+                    size = next(n for n in range(len(rest), 0, -1) if rest[:n] in ranks)
                 parts.append(rest[:size])
                 rest = rest[size:]
             while n != rounds and (joined := _merge_step(parts, ranks, rule)) != parts:
@@ -1106,9 +1126,21 @@ def _encode_cases(seed):
         "ranks of its tokens": {t: i for t, i in ranks.items() if t in text.encode()},
     },
     suspects=[
+        Suspect(
+            "lists-of-ids",
+            "the ids of each word are in a list of their own. The result is one list of ids: `extend`, not `append`.",
+            _ENCODE,
+            probe=lambda run, cases: any(isinstance(i, (list, tuple)) for i in run("the end", cases[0][1])),
+        ),
         *_rows(
             _encode,
             [
+                (
+                    "characters-for-bytes",
+                    "the parts at the start are characters. ï is two bytes and no token; each byte is one: `[bytes([b]) for b in word.encode()]`.",
+                    "What gets a number?",
+                    dict(characters=True),
+                ),
                 (
                     "byte-for-id",
                     "a byte is used as its own id. GPT-2's ids of the bytes have another order: look bytes up in `ranks`.",
@@ -1200,7 +1232,7 @@ def _encode_cases(seed):
             "latin-1",
             "a character is taken as one byte. UTF-8 writes é as two and 🙂 as four.",
             "What gets a number?",
-            probe=lambda run, cases: len(run("ñ🙂ÿ", cases[0][1])) == 3,
+            probe=lambda run, cases: [type(i) for i in run("ñ🙂ÿ", cases[0][1])] == [int] * 3,
         ),
     ],
 )
@@ -1209,8 +1241,10 @@ def encode(f, text, ranks):
     return f(text, ranks)
 
 
-def _decode(ids, ranks, errors="replace", alone=False, between="", own=False, code="utf-8", strip=False):
-    tokens = {i: token for token, i in ranks.items()}
+def _decode(
+    ids, ranks, errors="replace", alone=False, between="", own=False, code="utf-8", strip=False, order=False
+):
+    tokens = list(ranks) if order else {i: token for token, i in ranks.items()}
     parts = [bytes([i]) if own and i < 256 else tokens[i] for i in ids]
     if alone or between:
         return between.join(part.decode(code, errors) for part in parts)
@@ -1226,6 +1260,8 @@ def _decode_cases(seed):
         yield ids, ranks
         yield ids[:-1], ranks
     chance = random.Random(seed)
+    shuffled = dict(chance.sample(list(ranks.items()), len(ranks)))
+    yield BPETokenizer(ranks).encode("he's there"), shuffled
     yield [chance.randrange(len(ranks)) for _ in range(12)], ranks
 
 
@@ -1266,6 +1302,12 @@ _DECODE = "Decode: bytes that are no text"
                 "a space is put between tokens. The tokens hold their spaces already.",
                 _WORDS,
                 dict(between=" "),
+            ),
+            (
+                "order-for-rank",
+                "the place of a token in the dictionary is taken for its rank. A dictionary may have any order: turn it round, {rank: token}.",
+                _DECODE,
+                dict(order=True),
             ),
             (
                 "id-for-byte",
@@ -1418,6 +1460,31 @@ _AVERAGE = [
 ]
 
 
+def _error(run, case) -> str:
+    """The kind and text of the exception that a case raises; empty if it raises none."""
+    try:
+        run(*case)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _errs(*words):
+    """A probe: whether some case raises an exception whose text holds one of these words."""
+    return lambda run, cases: any(word in _error(run, case) for case in cases for word in words)
+
+
+def _drawn(*shapes) -> list[torch.Tensor]:
+    """Random arguments for a probe."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def _gives(run, variant, *case) -> bool:
+    """Whether the output is that of `variant`: on a case that the variant can compute, where others may raise."""
+    return torch.allclose(run(*case)["output"], variant(*case), atol=1e-5)
+
+
 def _sees_future(run, case):
     """Whether a change of the last position changes the output of an earlier one."""
     *others, x = case
@@ -1439,8 +1506,8 @@ def _future(last):
     )
 
 
-def _head(x, w, b, order=(0, 1, 2), biased=True, **switches):
-    b = b if biased else 0 * b
+def _head(x, w, b, order=(0, 1, 2), biased=True, turned=False, **switches):
+    b, w = b if biased else 0 * b, w.transpose(1, 2) if turned else w
     q, k, v = (F.linear(x, w[j], b[j]) for j in order)  # (B, T, D) each
     return _average(q, k, v, x.size(-1), **switches)
 
@@ -1480,6 +1547,14 @@ _ORDERS = [dict(order=o) for o in ((1, 0, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0), (
                 ),
             ],
         ),
+        Suspect(
+            "weights-not-transposed",
+            "the weights are used the wrong way round. w[j] is (D, C), as in `nn.Linear`: `x @ w[j].T`, or `F.linear(x, w[j])`.",
+            _MASK,
+            probe=lambda run, cases: _gives(
+                run, functools.partial(_head, turned=True), *_drawn((2, 5, 3), (3, 3, 3), (3, 3))
+            ),
+        ),
         _future(lambda c: c[::-1]),
     ],
 )
@@ -1510,9 +1585,20 @@ def _heads(parts, H, split=None, join=None, **switches):
 
 
 def _multi_head(
-    x, w, b, w_o, b_o, first=False, project=lambda y, w, b: F.linear(y, w, b), order=(0, 1, 2), **switches
+    x,
+    w,
+    b,
+    w_o,
+    b_o,
+    first=False,
+    project=lambda y, w, b: F.linear(y, w, b),
+    order=(0, 1, 2),
+    turned=False,
+    **switches,
 ):
     H = w.size(1)
+    if turned:
+        w, b = w.transpose(0, 1), b.transpose(0, 1)
     if first:
         w, b = w[:, :1].expand_as(w), b[:, :1].expand_as(b)
     parts = [F.linear(x, w[j].flatten(0, 1), b[j].flatten()) for j in order]  # (B, T, C) each
@@ -1556,6 +1642,14 @@ _LAYOUT = [
 ]
 
 
+_VIEW = Suspect(
+    "view-after-transpose",
+    "`view` cannot lay channels side by side that `transpose` has moved apart: use `reshape`, or `contiguous()` before `view`.",
+    "`view` where `transpose` belongs",
+    probe=_errs("view size is not compatible"),
+)
+
+
 def _multi_head_cases(seed):
     for B, T, C, H in [(1, 2, 4, 2), (1, 3, 6, 2), (2, 5, 12, 3), (3, 4, 10, 2)]:
         yield (
@@ -1577,6 +1671,17 @@ def _multi_head_cases(seed):
     cases=_multi_head_cases,
     suspects=[
         *_rows(_multi_head, _AVERAGE + _LAYOUT),
+        _VIEW,
+        Suspect(
+            "first-axis-for-heads",
+            "w[h] and b[h] are taken for head h. The first axis is query, key and value: head h has w[:, h] and b[:, h].",
+            _HEADS,
+            probe=lambda run, cases: _gives(
+                run,
+                functools.partial(_multi_head, turned=True),
+                *_drawn((2, 5, 6), (3, 3, 2, 6), (3, 3, 2), (6, 6), (6,)),
+            ),
+        ),
         *_rows(
             _multi_head,
             [
@@ -1665,6 +1770,7 @@ def _attention_cases(seed):
     cases=_attention_cases,
     suspects=[
         *_rows(_Attention, _AVERAGE + _LAYOUT),
+        _VIEW,
         *_rows(
             _Attention,
             [
@@ -1699,8 +1805,9 @@ from .mlp import MLP
 _ROOT = math.sqrt(2 / math.pi)
 
 
-def _gelu(x, inner=lambda x: _ROOT * (x + 0.044715 * x**3), half=0.5, times=lambda x: x, one=1):
-    return half * times(x) * (one + torch.tanh(inner(x)))
+def _gelu(x, inner=lambda x: _ROOT * (x + 0.044715 * x**3), half=0.5, times=lambda x: x, one=1, outer=True):
+    share = torch.tanh(inner(x))
+    return half * times(x) * (one + share) if outer else half * times(x) * one + share
 
 
 _SOFT = "A softer switch"
@@ -1783,6 +1890,21 @@ _OTHER_CURVES = [
                     ),
                 ),
                 (
+                    "root-of-two-alone",
+                    "the root is of 2 alone, √2/π, or π alone is under it. It covers the quotient: √(2/π), `math.sqrt(2 / math.pi)`.",
+                    _SOFT,
+                    *(
+                        dict(inner=lambda x, r=r: r * (x + 0.044715 * x**3))
+                        for r in (math.sqrt(2) / math.pi, 2 / math.sqrt(math.pi))
+                    ),
+                ),
+                (
+                    "outer-parenthesis",
+                    "½x multiplies the 1 alone. It stands before a parenthesis, ½x · (1 + tanh …), and multiplies both terms.",
+                    _SOFT,
+                    dict(outer=False),
+                ),
+                (
                     "parenthesis",
                     "√(2/π) multiplies x alone. It stands before the parenthesis, so it multiplies both terms.",
                     _SOFT,
@@ -1803,6 +1925,12 @@ _OTHER_CURVES = [
                     dict(times=torch.ones_like),
                 ),
             ],
+        ),
+        Suspect(
+            "one-number-function",
+            "a function of `math` works on one number. For all elements of a tensor take the one of `torch`: `torch.tanh`, `torch.erf`.",
+            _SOFT,
+            probe=_errs("to Python scalars", "to Scalar"),
         ),
     ],
 )
@@ -2662,7 +2790,9 @@ def _looked_over(cls, config, idx, targets):
 
 def _pair(output):
     if not isinstance(output, tuple) or len(output) != 2:
-        raise Refused(f"A call must return a pair, (logits, loss); it returned {_show(output)}.")
+        raise Refused(
+            f"Without targets it must return `(logits, None)`, with targets `(logits, loss)`; it returned {_show(output)}."
+        )
     return output
 
 # %% ../notebooks/A2_check.ipynb #285c23be

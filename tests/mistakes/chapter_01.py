@@ -231,6 +231,28 @@ WRONG = {
         ),
     ],
     "train_bpe": [
+        (
+            "bytes-not-counted",
+            train_counter,
+            "range(vocab_size - 256)",
+            "range(vocab_size)",
+            "        best = max",
+            "        if not count:\n            break\n        best = max",
+        ),
+        (
+            "bytes-not-counted",
+            train_lists,
+            "len(vocabulary) < vocab_size",
+            "len(vocabulary) < 256 + vocab_size",
+        ),
+        (
+            "ranks-from-zero",
+            train_counter,
+            "for _ in range",
+            "for i in range",
+            "ranks[token] = len(ranks)",
+            "ranks[token] = i",
+        ),
         ("no-words", train_counter, f"Counter({WORDS})", "Counter([text])"),
         ("spaces-lost", train_counter, WORDS, "text.split()"),
         ("spaces-lost", train_lists, "match.group().encode()", "match.group().strip().encode()"),
@@ -268,6 +290,24 @@ WRONG = {
         ("refused", train_lists, "{token: rank for rank, token in enumerate(vocabulary)}", "vocabulary"),
     ],
     "encode": [
+        (
+            "lists-of-ids",
+            encode_steps,
+            "ids += [ranks[part] for part in parts]",
+            "ids.append([ranks[part] for part in parts])",
+        ),
+        (
+            "characters-for-bytes",
+            encode_steps,
+            'bytes([b]) for b in word.encode("utf-8")',
+            "c.encode() for c in word",
+        ),
+        (
+            "characters-for-bytes",
+            encode_tokens,
+            "bytes([b]) for b in match[0].encode()",
+            "bytes(char, 'utf-8') for char in match[0]",
+        ),
         ("no-words", encode_steps, WORDS, "[text]"),
         ("split-at-spaces", encode_recursive, WORDS, r'regex.findall(r" ?[^ ]+| ", text)'),
         (
@@ -336,6 +376,8 @@ WRONG = {
         ("raises", encode_steps, WORDS, "regex.findall(GPT2_PATTERN, text.encode())"),
     ],
     "decode": [
+        ("order-for-rank", decode_list, "sorted(ranks, key=lambda token: ranks[token])", "list(ranks)"),
+        ("order-for-rank", decode_join, "tokens[i] for i in ids", "list(ranks)[i] for i in ids"),
         ("strict", decode_join, '.decode("utf-8", errors="replace")', ".decode()"),
         ("bytes-dropped", decode_list, 'errors="replace"', 'errors="ignore"'),
         (

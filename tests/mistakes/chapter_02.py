@@ -171,6 +171,17 @@ RIGHT = {
 }
 WRONG = {
     "head": [
+        (
+            "weights-not-transposed",
+            head_matmul,
+            "x @ w[0].T",
+            "x @ w[0]",
+            "x @ w[1].T",
+            "x @ w[1]",
+            "x @ w[2].T",
+            "x @ w[2]",
+        ),
+        ("weights-not-transposed", head_loops, "w[j].T", "w[j]"),
         ("no-mask", head_matmul, NO_MASK, ""),
         ("no-mask", head_sdpa, ", is_causal=True", ""),
         ("zeros-for-infinity", head_matmul, 'float("-inf")', "0.0"),
@@ -246,6 +257,21 @@ WRONG = {
         ("random", head_matmul, "dim=-1)\n", "dim=-1)\n    weights = F.dropout(weights, 0.3)\n"),
     ],
     "multi_head": [
+        ("first-axis-for-heads", many_one_by_one, "w[j, h], b[j, h]", "w[h][j], b[h][j]"),
+        (
+            "first-axis-for-heads",
+            many_one_by_one,
+            "q, k, v = (F.linear(x, w[j, h], b[j, h]) for j in range(3))",
+            "(w_q, w_k, w_v), (b_q, b_k, b_v) = w[h], b[h]\n        q, k, v = x @ w_q.T + b_q, x @ w_k.T + b_k, x @ w_v.T + b_v",
+        ),
+        (
+            "view-after-transpose",
+            many_einsum,
+            "->bthd",
+            "->bhtd",
+            "y.reshape",
+            "y.contiguous().transpose(1, 2).view",
+        ),
         ("no-mask", many_sdpa, ", is_causal=True", ""),
         ("zeros-for-infinity", many_einsum, "scores, -torch.inf)", "scores, 0.0)"),
         (
@@ -336,6 +362,7 @@ WRONG = {
         ("no-scale+no-projection", many_einsum, " / D**0.5", "", " @ w_o.T + b_o", ""),
     ],
     "attention": [
+        ("view-after-transpose", MaskedAttention, ".contiguous()", ""),
         ("no-mask", MaskedAttention, FILL, ""),
         ("no-mask", FusedAttention, ", is_causal=True", ""),
         ("zeros-for-infinity", MaskedAttention, 'float("-inf")', "0"),
@@ -406,7 +433,7 @@ WRONG = {
             "nn.Linear(C, 3 * C), nn.Linear(C, C)",
             "nn.Linear(C, 3 * C), nn.Identity()",
         ),
-        ("raises", MaskedAttention, ".contiguous()", ""),
+        ("raises", MaskedAttention, "dim=2)", "dim=0)"),
         ("not-normalised", EinsumAttention, "softmax(-1)", "exp()"),
         (
             "overflow",

@@ -72,6 +72,21 @@ RIGHT = {
 }
 WRONG = {
     "gelu": [
+        ("root-of-two-alone", gelu_formula, "math.sqrt(2 / math.pi)", "math.sqrt(2) / math.pi"),
+        ("root-of-two-alone", gelu_steps, "math.sqrt(2.0 / math.pi)", "2.0 / math.sqrt(math.pi)"),
+        (
+            "outer-parenthesis",
+            gelu_formula,
+            "(1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))",
+            "1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))",
+        ),
+        ("one-number-function", gelu_formula, "torch.tanh", "math.tanh"),
+        (
+            "one-number-function",
+            gelu_formula,
+            "torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))",
+            "math.erf(x / math.sqrt(2))",
+        ),
         ("exact-gelu", gelu_pytorch, ', approximate="tanh"', ""),
         (
             "exact-gelu",
