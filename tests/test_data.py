@@ -359,7 +359,16 @@ def test_ctrl_c_ends_in_one_line_and_leaves_whole_shards(documents, tmp_path):
         *"data prepare --corpus c.txt --out out --shard-tokens 3000".split(),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background job ignores it
+    )
     while process.poll() is None and not (tmp_path / "out" / "train_00002.bin").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
