@@ -2848,6 +2848,10 @@ def _story(reads, other_seed, n):
     story["order"] = "shuffled" if flat[:n].tolist() != list(range(n)) else "0, 1, 2, 3, …, as in the file"
     for name, other in (("the second epoch", flat[n : 2 * n]), ("another seed", other_seed.reshape(-1)[:n])):
         story[name] = "has another order" if flat[:n].tolist() != other.tolist() else "has the same order"
+    moved = flat[n : 2 * n].tolist() == other_seed.reshape(-1)[:n].tolist()
+    story["the first epoch of the next seed"] = (
+        "is the second of this one" if moved else "is none of this one"
+    )
     return story
 
 
@@ -2981,6 +2985,12 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
             probe=follows(lambda own, step, rank, W, B, n: own[(step + rank) * B :][:B]),
         ),
         Suspect(
+            "parenthesis-forgotten",
+            "a step goes on by W places, and it takes B · W of them: a parenthesis is missing in (step · W + rank) · B.",
+            _STREAM,
+            probe=follows(lambda own, step, rank, W, B, n: own[step * W + rank * B :][:B]),
+        ),
+        Suspect(
             "batch-size-forgotten",
             "the ranks, or the steps, are B places apart and here only one: (step · W + rank) counts batches, times B it counts places.",
             _STREAM,
@@ -3024,6 +3034,15 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
             probe=lambda run, cases: run(*cases[0])["another seed"] == "has the same order",
         ),
         Suspect(
+            "seed-plus-epoch",
+            "seed and epoch are added, so epoch 1 of one seed is epoch 0 of the next: runs that are to differ by chance read the same. "
+            "Give the generator both numbers, `default_rng([seed, epoch])`.",
+            _STREAM,
+            probe=lambda run, cases: (
+                run(*cases[0])["the first epoch of the next seed"] == "is the second of this one"
+            ),
+        ),
+        Suspect(
             "global-dice",
             "the order is drawn from the global random state, or sets its seed: one more sample printed, and the training order is "
             "another. Make a generator: `np.random.default_rng([seed, epoch])`.",
@@ -3052,8 +3071,14 @@ def windows(f, B, n, world_size, seed, steps=0):
     """
     story = {}
 
+    def ask(step, rank, seed):
+        found = f(step, rank, world_size, B, n, seed)
+        if not hasattr(found, "__iter__"):
+            raise Refused(f"With B = {B} it must return a list of {B} numbers; it returned {_show(found)}.")
+        return list(found)
+
     def read(seed, n_steps):
-        batches = [[list(f(s, r, world_size, B, n, seed)) for r in range(world_size)] for s in range(n_steps)]
+        batches = [[ask(s, r, seed) for r in range(world_size)] for s in range(n_steps)]
         sizes = {len(batch) for step in batches for batch in step}
         if sizes != {B}:
             raise Refused(f"With B = {B} it must return {B} numbers; it returned {min(sizes - {B})}.")
@@ -3063,7 +3088,7 @@ def windows(f, B, n, world_size, seed, steps=0):
         return read(seed, steps)
     with _watching_dice(story):
         reads = read(seed, _steps(n, B, world_size))
-        again = np.array(list(f(1, 0, world_size, B, n, seed))).astype(int)
+        again = np.array(ask(1, 0, seed)).astype(int)
         other = read(seed + 1, _steps(n, B, world_size, 1))
     story["step 1, asked again"] = (
         "gives the same" if (again == reads[1, 0]).all() else "gives something else"
@@ -3132,9 +3157,13 @@ def _too_many(run, cases):
             "not-widened",
             "the tokens come as the two bytes that the shards hold; `nn.Embedding` and the loss want `int64`: `astype(np.int64)`.",
             "Two bytes a token",
-            probe=lambda run, cases: (
-                "int16" in run(*cases[0])["a batch"] or "int32" in run(*cases[0])["a batch"]
-            ),
+            probe=lambda run, cases: "int16" in run(*cases[0])["a batch"],
+        ),
+        Suspect(
+            "four-bytes",
+            "the tokens come as `int32`. `nn.Embedding` takes that, but `F.cross_entropy` wants its targets as `int64`: `astype(np.int64)`.",
+            "Two bytes a token",
+            probe=lambda run, cases: "int32" in run(*cases[0])["a batch"],
         ),
         Suspect(
             "sixteen-bits-with-a-sign",
@@ -3259,6 +3288,8 @@ from .optim import get_lr as _get_lr
 
 def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
     """The schedule; `slip` makes a mistake."""
+    if it < warmup_steps and slip.startswith("warm-up-from-min-lr"):
+        return min_lr + (max_lr - min_lr) * (it + (slip == "warm-up-from-min-lr")) / warmup_steps
     if it < warmup_steps and slip != "no-warm-up":
         return max_lr * (it + (slip != "starts-at-zero")) / warmup_steps
     last = max_steps - (slip != "ends-late")
@@ -3279,18 +3310,23 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
     return low + share * (max_lr if slip == "to-zero" else high)
 
 
-def _same_long_run(slip):
-    """A probe: whether the piece takes the same rates as `slip` over 40 steps and two more."""
+def _same_long_run(*slips):
+    """A probe: whether the piece takes the same rates as one of `slips` over 40 steps and two more."""
 
     def probe(run, cases):
         settings = (1.0, 0.2, 7, 40)
-        steps = range(39 if slip == "whole-cosine" else 42)  # which ends on the peak, or on min_lr
-        return all(abs(run(it, *settings) - _cosine_lr(it, *settings, slip)) < 1e-7 for it in steps)
+        steps = range(39 if "whole-cosine" in slips else 42)  # which ends on the peak, or on min_lr
+        found = [run(it, *settings) for it in steps]
+        return any(
+            all(abs(rate - _cosine_lr(it, *settings, slip)) < 1e-7 for it, rate in enumerate(found))
+            for slip in slips
+        )
 
     return probe
 
 
 _ENDS = "Off by one at both ends"
+_LR_FORMS = {"warm-up-from-min-lr": ["warm-up-from-min-lr, counted from it"]}
 
 
 def _divides_by_zero(run, cases):
@@ -3319,7 +3355,7 @@ def _divides_by_zero(run, cases):
             ),
         ),
         *(
-            Suspect(slip, says, where, probe=_same_long_run(slip))
+            Suspect(slip, says, where, probe=_same_long_run(slip, *_LR_FORMS.get(slip, ())))
             for slip, says, where in (
                 (
                     "starts-at-zero",
@@ -3337,6 +3373,11 @@ def _divides_by_zero(run, cases):
                     _ENDS,
                 ),
                 ("no-warm-up", "there is no warm-up.", "No warm-up"),
+                (
+                    "warm-up-from-min-lr",
+                    "the warm-up begins at `min_lr`. It begins at 0, and its first step has max_lr / warmup_steps.",
+                    "The schedule",
+                ),
                 ("stays-at-the-peak", "after the warm-up the rate stays at the peak.", "The schedule"),
                 (
                     "cosine-from-zero",
@@ -3373,6 +3414,23 @@ def _divides_by_zero(run, cases):
             )
         ),
         Suspect(
+            "min-in-warm-up",
+            "where the last step is one of the warm-up it has `min_lr`. The warm-up decides: ask for it first.",
+            _ENDS,
+            probe=lambda run, cases: (
+                _same_long_run("")(run, cases) and abs(run(3, 1.0, 0.1, 4, 4) - 0.1) < 1e-7
+            ),
+        ),
+        Suspect(
+            "peak-before-step-0",
+            "without warm-up the peak is step 0, and here it is step -1: write `max(warmup_steps - 1, 0)`.",
+            _ENDS,
+            probe=lambda run, cases: (
+                _same_long_run("")(run, cases)
+                and abs(run(0, 1.0, 0.2, 0, 40) - _cosine_lr(7, 1.0, 0.2, 7, 47)) < 1e-7
+            ),
+        ),
+        Suspect(
             "divides-by-zero",
             "a run without warm-up, of nothing but warm-up, or of one step divides by zero: return before the division.",
             _ENDS,
@@ -3392,9 +3450,15 @@ def _adamw(p, grad, m, v, t, lr, betas, eps, weight_decay, slip=""):
     if slip == "decay-in-the-gradient":
         grad = grad + weight_decay * p
     keep1, keep2 = (1 - beta1, 1 - beta2) if slip == "averages-exchanged" else (beta1, beta2)
-    m = keep1 * m + (1 if slip == "gradients-summed" else 1 - keep1) * grad
-    v = keep2 * v + (1 - keep2) * (grad.abs() if slip == "not-squared" else grad**2)
-    t = 1 if slip == "corrected-as-at-the-first" else t + (slip == "counted-too-far")
+    m = keep1 * m + (1 if slip in ("gradients-summed", "both-summed") else 1 - keep1) * grad
+    v = keep2 * v + (1 if slip == "both-summed" else 1 - keep2) * (
+        grad.abs() if slip == "not-squared" else grad**2
+    )
+    t = (
+        1
+        if slip == "corrected-as-at-the-first"
+        else t + (slip == "counted-too-far") - (slip == "counted-from-zero")
+    )
     c1 = 1 if slip in ("not-corrected", "m-not-corrected") else 1 - beta1**t
     c2 = 1 if slip in ("not-corrected", "v-not-corrected") else 1 - beta2**t
     m_hat, v_hat = (old[0] / c1, old[1] / c2) if slip == "old-averages" else (m / c1, v / c2)
@@ -3423,6 +3487,7 @@ def _adamw_cases(seed):
 
 
 _BIAS = "A memory of the last gradients"
+_ADAMW_FORMS = {"gradients-summed": ["both-summed"]}
 
 
 @checker(
@@ -3431,7 +3496,12 @@ _BIAS = "A memory of the last gradients"
     reference=_adamw,
     cases=_adamw_cases,
     suspects=[
-        Suspect(slip, says, where, functools.partial(_adamw, slip=slip))
+        Suspect(
+            slip,
+            says,
+            where,
+            tuple(functools.partial(_adamw, slip=form) for form in (slip, *_ADAMW_FORMS.get(slip, ()))),
+        )
         for slip, says, where in (
             (
                 "not-corrected",
@@ -3441,6 +3511,11 @@ _BIAS = "A memory of the last gradients"
             ("m-not-corrected", "the average m is not divided by 1 - β₁ᵗ.", _BIAS),
             ("v-not-corrected", "the average v is not divided by 1 - β₂ᵗ.", _BIAS),
             ("counted-too-far", "the bias correction takes t + 1: t counts from 1 already.", _BIAS),
+            (
+                "counted-from-zero",
+                "the bias correction takes t - 1: t counts from 1, and at t - 1 = 0 it divides by 0.",
+                _BIAS,
+            ),
             (
                 "corrected-as-at-the-first",
                 "the bias correction is that of the first step at every step, 1 - β: it is 1 - βᵗ, and fades.",
@@ -3492,7 +3567,7 @@ _BIAS = "A memory of the last gradients"
                 "the averages keep 1 - β of the old and take β of the new. It is the other way round: β of the old.",
                 _BIAS,
             ),
-            ("gradients-summed", "the average m adds up gradients: the factor 1 - β₁ is missing.", _BIAS),
+            ("gradients-summed", "the averages add up gradients: the factor 1 - β is missing.", _BIAS),
             (
                 "old-averages",
                 "the step is taken with the averages from before this gradient: update them first.",
@@ -3522,10 +3597,12 @@ def _groups(model, weight_decay):
 
 def _groups_cases(seed):
     small = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+    image = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Linear(4, 4))  # a weight with three dimensions
     for model, frozen, decay in (
         (small, [], 0.3),
         (GPT(GPTConfig(5, 7, 2, 1, 4)), [], 0.1),
         (GPT(GPTConfig(5, 7, 1, 2, 4)), ["transformer.wpe.weight", "transformer.h.0.ln_1.bias"], 0.25 + seed),
+        (image, [], 0.2),
     ):
         for name in frozen:
             model.get_parameter(name).requires_grad = False
@@ -3545,6 +3622,12 @@ def _decays(question, case=1):
 
 def _decay_of(decay, *ends):
     return [v for n, v in decay.items() if n.endswith(ends)]
+
+
+def _right_for_a_gpt(run, cases):
+    model, decay = cases[1]
+    found = run(model, decay)["decay"]
+    return found == {n: decay * (p.dim() >= 2) for n, p in model.named_parameters()}
 
 
 _WHICH = "Which weights decay?"
@@ -3645,6 +3728,24 @@ _WHICH = "Which weights decay?"
             ),
         ),
         Suspect(
+            "two-dimensions-only",
+            "a tensor with three dimensions, such as the weight of a convolution, does not decay or stands in no group: compare with "
+            "`>= 2` and `< 2`, not with `==`.",
+            _WHICH,
+            probe=lambda run, cases: (
+                _right_for_a_gpt(run, cases) and not run(*cases[3])["decay"].get("0.weight")
+            ),
+        ),
+        Suspect(
+            "by-name",
+            "the rule goes by the names of GPT-2's parameters, and fails for a model whose LayerNorms are called otherwise: go by "
+            "`p.dim()`.",
+            _WHICH,
+            probe=lambda run, cases: (
+                _right_for_a_gpt(run, cases) and run(*cases[0])["decay"].get("1.weight") != 0
+            ),
+        ),
+        Suspect(
             "decay-fixed",
             "the decay is always the same number, whatever `weight_decay` is.",
             _WHICH,
@@ -3698,6 +3799,7 @@ def _clip(parameters, max_norm, slip=""):
     factor = limit / norm
     if not (slip == "always-scaled" or norm > limit) or slip in (
         "each-tensor",
+        "each-tensor, last length",
         "each-number",
         "weights-scaled",
         "unchanged",
@@ -3707,7 +3809,7 @@ def _clip(parameters, max_norm, slip=""):
         factor = limit / norm if norm < limit else 1.0
     for g, length in zip(grads, squares.sqrt()):
         g *= factor
-        if slip == "each-tensor":
+        if slip.startswith("each-tensor"):
             g *= min(1.0, limit / length)
         if slip == "each-number":
             g.clamp_(-limit, limit)
@@ -3715,6 +3817,8 @@ def _clip(parameters, max_norm, slip=""):
         with torch.no_grad():
             for p in parameters:
                 p *= min(1.0, limit / norm)
+    if slip == "each-tensor, last length":
+        return squares[-1].sqrt()
     return norm * factor if slip == "length-after" else norm
 
 
@@ -3751,7 +3855,15 @@ def _no_gradient(run, cases):
             probe=_no_gradient,
         ),
         *(
-            Suspect(slip, says, where, functools.partial(_clip, slip=slip))
+            Suspect(
+                slip,
+                says,
+                where,
+                tuple(
+                    functools.partial(_clip, slip=form)
+                    for form in [slip, "each-tensor, last length"][: 1 + (slip == "each-tensor")]
+                ),
+            )
             for slip, says, where in (
                 (
                     "unchanged",
@@ -3853,6 +3965,7 @@ class _CountingGPT(GPT):
     """A GPT that counts its forward passes, and how many of them wait for their backward pass."""
 
     waiting = most = passes = 0
+    before = 0.0  # what the gradient holds already
 
     def forward(self, idx, targets=None):
         _, loss = super().forward(idx, targets)
@@ -3898,6 +4011,9 @@ def _even_cases(seed):
     for n, shape in ((2, (1, 3)), (3, (4, 5)), (5, (2, 7)), (1, (2, 3))):
         model = _counting_model(seed)
         yield model, _micro_batches(model, *[shape] * n)
+    model = _counting_model(seed)
+    model.before = 0.5
+    yield model, _micro_batches(model, (2, 3), (2, 3))
 
 
 def _uneven_cases(seed):
@@ -3910,6 +4026,9 @@ def _accumulated(f, model, micro_batches):
     """Run `f` on a copy of the model: the loss, the gradient as one long vector, and what else can be seen."""
     model = copy.deepcopy(model)
     before = [p.detach().clone() for p in model.parameters()]
+    if model.before:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, model.before)
     loss = f(model, micro_batches)
     if (
         not isinstance(loss, (numbers.Real, torch.Tensor))
@@ -3981,6 +4100,16 @@ def _second_time(run, cases):
         run(*cases[1])
     except RuntimeError as error:
         return "second time" in str(error)
+
+
+def _loses_what_was_there(run, cases):
+    """Whether all is right where there was no gradient before, and wrong where there was one."""
+    key, (model, micro_batches) = "gradient, all parameters", cases[-1]
+    empty = copy.deepcopy(model)
+    empty.before = 0.0
+    alone = run(empty, micro_batches)[key]
+    right = _near(alone, _accumulated(_accumulate, empty, micro_batches)[key])
+    return right and not _near(run(model, micro_batches)[key], alone + model.before)
 
 
 def _again(grads, shares):
@@ -4112,6 +4241,12 @@ def _share(pairs, i):
             _CUT,
             probe=_gradient_is(lambda grads, pairs: sum(grads) / len(pairs) ** 2),
         ),
+        Suspect(
+            "gradient-before",
+            "what `.grad` held before is set to zero, replaced or divided. The task is to add to it; `zero_grad` belongs to the loop.",
+            "Four lines, one batch",
+            probe=_loses_what_was_there,
+        ),
     ],
 )
 def accumulate(f, model, micro_batches):
@@ -4130,7 +4265,7 @@ def _counts(n, y):
 
 @checker(
     chapter="08_training_loop",
-    where="Exercise 8.2: uneven parts",
+    where=_CUT,
     reference=_accumulate,
     cases=_uneven_cases,
     suspects=[
@@ -4139,13 +4274,19 @@ def _counts(n, y):
             "mean-of-means",
             "this is the mean of the parts' means: a token in a small part counts more than one in a large part. Multiply each loss by "
             "its share of the tokens.",
-            "Exercise 8.2: uneven parts",
+            _CUT,
             probe=_gradient_is(lambda grads, pairs: sum(grads) / len(pairs)),
+        ),
+        Suspect(
+            "loss-mean-of-means",
+            "the gradient is right, and the loss that is returned is the mean of the parts' means: weight each by its share of the tokens.",
+            _CUT,
+            probe=_loss_is(lambda losses, pairs: sum(losses) / len(losses)),
         ),
         Suspect(
             "sequences-counted",
             "the parts are weighted by their numbers of sequences. Sequences may differ in length: count tokens.",
-            "Exercise 8.2: uneven parts",
+            _CUT,
             probe=_gradient_is(
                 lambda grads, pairs: (
                     sum(len(y) * g for g, (_, y) in zip(grads, pairs)) / sum(len(y) for _, y in pairs)
@@ -4155,13 +4296,13 @@ def _counts(n, y):
         Suspect(
             "tokens-not-divided",
             "each loss is multiplied by its tokens, and nothing is divided by the tokens of the step: this is the gradient of a sum.",
-            "Exercise 8.2: uneven parts",
+            _CUT,
             probe=_gradient_is(lambda grads, pairs: sum(y.numel() * g for g, (_, y) in zip(grads, pairs))),
         ),
         Suspect(
             "tokens-so-far",
             "the loss is divided by the tokens seen so far, not by those of the whole step: count them before the first `backward()`.",
-            "Exercise 8.2: uneven parts",
+            _CUT,
             probe=_gradient_is(
                 lambda grads, pairs: sum(
                     y.numel() / sum(z.numel() for _, z in pairs[: i + 1]) * g
@@ -4229,6 +4370,8 @@ def _after_a_kill(f, states, name, data):
                 return f"fails with {type(error).__name__}"
             if Path(folder, name).read_bytes() != data:
                 return "writes something else"
+            if len(os.listdir(folder)) > 1:
+                return "leaves what the kill has left"
     return "works"
 
 
@@ -4310,6 +4453,16 @@ def _after_a_kill(f, states, name, data):
             "Whole, or not there",
             probe=lambda run, cases: (
                 run(*cases[0])["the next save after a kill"] == "fails with FileExistsError"
+            ),
+        ),
+        Suspect(
+            "leftovers-for-ever",
+            "what a kill leaves beside the file stays for ever, one more after each kill: is its name a new one each time? With a "
+            "fixed name the next save writes over it.",
+            "Whole, or not there",
+            probe=lambda run, cases: (
+                not run(*cases[0])["left in the folder"]
+                and run(*cases[0])["the next save after a kill"] == "leaves what the kill has left"
             ),
         ),
         Suspect(

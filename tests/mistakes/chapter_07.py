@@ -144,6 +144,14 @@ def clip_pytorch(parameters, max_norm):
     return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
+def clip_each(parameters, max_norm):
+    for p in parameters:
+        if p.grad is not None:
+            norm = p.grad.norm()
+            p.grad.mul_(min(1.0, max_norm / norm.item()))
+    return norm
+
+
 RIGHT = {
     "get_lr": [lr_branches, lr_minimum, lr_table],
     "adamw": [adamw_short, adamw_in_place, adamw_pytorch, adamw_loop],
@@ -172,6 +180,10 @@ WRONG = {
         ("cosine-without-pi", lr_branches, "math.cos(math.pi * s)", "math.cos(s)"),
         ("whole-cosine", lr_minimum, "math.cos(math.pi * progress)", "math.cos(2 * math.pi * progress)"),
         ("quarter-cosine", lr_branches, "0.5 * (1 + math.cos(math.pi * s))", "math.cos(0.5 * math.pi * s)"),
+        ("warm-up-from-min-lr", lr_branches, "max_lr * (it + 1) / warmup_steps", "min_lr + (max_lr - min_lr) * (it + 1) / warmup_steps"),
+        ("warm-up-from-min-lr", lr_branches, "max_lr * (it + 1) / warmup_steps", "min_lr + (max_lr - min_lr) * it / warmup_steps"),
+        ("min-in-warm-up", lr_branches, "it < warmup_steps:", "it < min(warmup_steps, max_steps - 1):"),
+        ("peak-before-step-0", lr_branches, "max(warmup_steps - 1, 0)", "warmup_steps - 1"),
         ("divides-by-zero", lr_branches, "it < warmup_steps", "it <= warmup_steps - 1 or warmup_steps == 0"),
         ("divides-by-zero", lr_branches, "it >= max_steps - 1", "it >= max_steps"),
     ],
@@ -181,6 +193,7 @@ WRONG = {
         ("m-not-corrected", adamw_in_place, "-lr / (1 - betas[0] ** t)", "-lr"),
         ("v-not-corrected", adamw_short, "v / (1 - b2**t)", "v"),
         ("counted-too-far", adamw_short, "m_hat = m", "t += 1\n    m_hat = m"),
+        ("counted-from-zero", adamw_short, "m_hat = m", "t -= 1\n    m_hat = m"),
         ("corrected-as-at-the-first", adamw_short, "(1 - b1**t)", "(1 - b1)", "(1 - b2**t)", "(1 - b2)"),
         ("corrected-averages-kept", adamw_short, "return p, m, v", "return p, m_hat, v_hat"),
         ("decay-in-the-gradient", adamw_short, "    p = p - lr * weight_decay * p\n", "", "b1, b2 = betas", "b1, b2 = betas\n    grad = grad + weight_decay * p"),
@@ -198,6 +211,7 @@ WRONG = {
         ("betas-exchanged", adamw_short, "b1, b2 = betas", "b2, b1 = betas"),
         ("averages-exchanged", adamw_short, "b1 * m + (1 - b1) * grad", "(1 - b1) * m + b1 * grad", "b2 * v + (1 - b2) * grad", "(1 - b2) * v + b2 * grad"),
         ("gradients-summed", adamw_short, "b1 * m + (1 - b1) * grad", "b1 * m + grad"),
+        ("gradients-summed", adamw_short, "b1 * m + (1 - b1) * grad", "b1 * m + grad", "b2 * v + (1 - b2) * grad", "b2 * v + grad"),
         ("old-averages", adamw_short, "m = b1", "old_m, old_v = m, v\n    m = b1", "m_hat = m", "m_hat = old_m", "v_hat = v", "v_hat = old_v"),
         ("uphill", adamw_short, "p - lr * m_hat", "p + lr * m_hat"),
         ("modifies", adamw_in_place, "p.clone(), m.clone(), v.clone()", "p, m, v"),
@@ -222,6 +236,9 @@ WRONG = {
         ("decays-the-last-gain", groups_names, "p.ndim >= 2", 'not (name.endswith("bias") or "ln_1" in name or "ln_2" in name)'),
         ("decays-biases", groups_one_each, 'name == "bias" or isinstance', "isinstance"),
         ("embeddings-spared", groups_one_each, "torch.nn.LayerNorm", "(torch.nn.LayerNorm, torch.nn.Embedding)"),
+        ("two-dimensions-only", groups_lists, "p.dim() >= 2", "p.dim() == 2", "p.dim() < 2", "p.dim() == 1"),
+        ("two-dimensions-only", groups_names, "p.ndim >= 2", "p.ndim == 2"),
+        ("by-name", groups_names, "p.ndim >= 2", 'not (name.endswith("bias") or "ln" in name)'),
         ("decay-fixed", groups_lists, '"weight_decay": weight_decay', '"weight_decay": 0.1'),
         ("refused", groups_names, "[params[n] for n in sorted(decay)]", "sorted(decay)"),
     ],
@@ -231,6 +248,7 @@ WRONG = {
         ("unchanged", clip_list, "g.mul_(max_norm / norm)", "g = g * max_norm / norm"),
         ("unchanged", clip_loop, "    parameters = list(parameters)\n", ""),
         ("each-tensor", clip_loop, "p.grad.data.mul_(factor)", "p.grad.data.mul_(min(1.0, max_norm / p.grad.norm().item()))"),
+        ("each-tensor", clip_each),
         ("each-number", clip_loop, "p.grad.data.mul_(factor)", "p.grad.data.clamp_(-max_norm, max_norm)"),
         ("always-scaled", clip_loop, "min(1.0, max_norm / total)", "max_norm / total"),
         ("always-scaled", clip_flat, "torch.clamp(max_norm / (norm + 1e-6), max=1.0)", "max_norm / (norm + 1e-6)"),

@@ -21,7 +21,6 @@ def accumulate_item(model, micro_batches):
 def accumulate_detach(model, micro_batches):
     n = len(micro_batches)
     losses = []
-    model.zero_grad()
     for i in range(n):
         x, y = micro_batches[i]
         loss = model(x, y)[1]
@@ -50,7 +49,7 @@ def accumulate_autograd(model, micro_batches):
             s += g
         total += loss.item()
     for p, s in zip(parameters, sums, strict=True):
-        p.grad = s
+        p.grad = s if p.grad is None else p.grad + s
     return total
 
 
@@ -143,12 +142,11 @@ RIGHT = {
     "accumulate": [
         accumulate_item,
         accumulate_detach,
-        accumulate_divide_at_the_end,
         accumulate_autograd,
         uneven_share,
     ],
     "accumulate_uneven": [uneven_share, uneven_sum_then_divide, uneven_weights],
-    "save": [save_tmp, save_descriptor, save_unique, save_reopened],
+    "save": [save_tmp, save_descriptor, save_reopened],
 }
 DIVIDE = "        loss = loss / len(micro_batches)\n"
 SHARE = "loss * y.numel() / n_tokens"
@@ -181,11 +179,14 @@ WRONG = {
         ("divided-by-the-wrong-count", accumulate_item, "loss / len(micro_batches)", "loss / len(x)"),
         ("divided-by-the-wrong-count", accumulate_item, "loss / len(micro_batches)", "loss / (len(micro_batches) * x.numel())"),
         ("divided-twice", accumulate_divide_at_the_end, "loss.backward()", "(loss / len(micro_batches)).backward()"),
+        ("gradient-before", accumulate_item, "    total = 0.0\n", "    total = 0.0\n    model.zero_grad()\n"),
+        ("gradient-before", accumulate_divide_at_the_end),
         ("refused", accumulate_item, "    return total", "    return"),
     ],
     "accumulate_uneven": [
         ("mean-of-means", uneven_share, SHARE, "loss / len(micro_batches)"),
         ("mean-of-means", accumulate_divide_at_the_end),
+        ("loss-mean-of-means", uneven_weights, "(torch.tensor(losses) * weights).sum()", "sum(losses) / len(losses)"),
         ("sequences-counted", uneven_share, SHARE, "loss * len(y) / n_tokens", "y.numel() for _, y", "len(y) for _, y"),
         ("tokens-not-divided", uneven_share, " / n_tokens", ""),
         ("tokens-so-far", uneven_share, "n_tokens = sum(y.numel() for _, y in micro_batches)", "n_tokens = 0",
@@ -218,6 +219,7 @@ WRONG = {
         ("appended", save_tmp, '"wb"', '"ab"'),
         ("stopped-by-leftovers", save_tmp, '"wb"', '"xb"'),
         ("stopped-by-leftovers", save_descriptor, "O_TRUNC", "O_EXCL"),
+        ("leftovers-for-ever", save_unique),
         ("left-behind", save_tmp, RENAME, "    if path.exists():\n        shutil.copy(path, f'{path}.bak')\n" + RENAME),
         ("raises", save_tmp, '"wb"', '"w"'),
     ],
