@@ -2058,11 +2058,9 @@ _NORM = "LayerNorm by hand"
 
 
 def _norm_cases(seed):
-    yield (
-        2,
-        {"weight": torch.tensor([2.0, 3.0]), "bias": torch.tensor([1.0, -1.0])},
-        torch.tensor([[[1.0, 4.0], [2.0, 0.0]]]),
-    )
+    state = {"weight": torch.tensor([2.0, 3.0, 0.5]), "bias": torch.tensor([1.0, -1.0, 0.5])}
+    yield 3, state, torch.tensor([[[1.0, 4.0, -2.0], [2.0, 0.0, 7.0]]])
+    yield 3, state, torch.full((1, 2, 3), 7.0)
     for B, T, C in [(1, 2, 3), (2, 3, 5), (3, 4, 7)]:
         x = 2 + 3 * torch.randn(B, T, C)
         yield C, _state(nn.LayerNorm(C)), x
@@ -2343,6 +2341,8 @@ def _loss(logits, targets, slip=""):
     if slip == "no-normalisation":
         log_p = logits
     nats = -log_p.gather(-1, chosen[..., None])[..., 0]  # (B, T)
+    if slip == "all-targets-everywhere":
+        nats = -log_p[..., targets]  # (B, T, B, T)
     if slip == "no-logarithm":
         nats = 1 - (-nats).exp()
     if slip == "log-of-mean":
@@ -2361,6 +2361,13 @@ def _loss_cases(seed):
         yield logits, targets
 
 
+def _unequal_sizes_only(run, cases):
+    """Whether it is right where B = T, which broadcasts, and raises where the two differ."""
+    logits, targets = torch.linspace(0, 40, 45).sin().view(3, 3, 5), torch.arange(9).view(3, 3) % 5
+    right = torch.allclose(run(logits, targets)["output"], _loss(logits, targets))
+    return right and any("must match" in _error(run, case) for case in cases)
+
+
 def _overflows(run, cases):
     """Whether small logits give the right loss, and large ones no number."""
     small, large = (run(*cases[i])["output"] for i in (0, -1))
@@ -2377,9 +2384,21 @@ _LOSS = "What a loss of one nat means"
     cases=_loss_cases,
     suspects=[
         Suspect(
+            "not-flattened",
+            "`F.cross_entropy` wants the vocabulary on axis 1: flatten to (B·T, V) and (B·T,), or give it `logits.transpose(1, 2)`.",
+            _LOSS,
+            probe=_errs("Expected target size"),
+        ),
+        Suspect(
+            "gather-keeps-its-axis",
+            "`gather` keeps its last axis: (B, T, 1), and beside (B, T) that does not fit. Take it away with `[..., 0]`.",
+            _LOSS,
+            probe=_unequal_sizes_only,
+        ),
+        Suspect(
             "overflow",
             "the exponential of a large logit is no float any more, or the logarithm of a probability that was rounded to 0 is taken: "
-            "subtract the largest logit of the position before `exp`, and stay with logarithms.",
+            "before `exp` subtract the largest logit of *each position*, not of all together, and stay with logarithms.",
             _LOSS,
             probe=_overflows,
         ),
@@ -2437,6 +2456,11 @@ _LOSS = "What a loss of one nat means"
                     _LOSS,
                 ),
                 (
+                    "all-targets-everywhere",
+                    "`log_p[..., targets]` takes all targets at each position: (B, T, B, T). `gather` takes each position's own.",
+                    _LOSS,
+                ),
+                (
                     "best-token",
                     "the logit of the most likely token is used instead of the target's: the loss no longer depends on the targets.",
                     _LOSS,
@@ -2462,6 +2486,8 @@ class _SlippedGPT(GPT):
         pos = torch.arange(idx.size(1)) + (slip == "positions-from-one")
         if slip == "positions-from-the-end":
             pos = pos.flip(0)
+        if slip == "positions-along-batch":
+            pos = torch.arange(idx.size(0))[:, None]
         x = parts.wte(idx) * (math.sqrt(self.config.n_embd) if slip == "scaled-embedding" else 1)  # (B, T, C)
         if slip not in ("no-positions", "positions-at-the-top"):
             x = x + parts.wpe(pos)
@@ -2516,23 +2542,46 @@ def _first_weights(parameters, config):
 
 
 def _first(*ends):
-    """A probe: whether a kind of first weights is off by one of some factors."""
+    """A probe: the key of a kind of first weights if it is off by one of some factors."""
 
     def probe(run, cases):
         found = run(*cases[1])
         key = next(k for k in found if k.startswith(f"first weights of {ends[0]}"))
-        return any(low <= found[key] <= high for low, high in ends[1:])
+        return any(low <= found[key] <= high for low, high in ends[1:]) and key
 
     return probe
 
 
 def _says(key, value, case=0):
-    """A probe: whether what `run` returns under `key` is `value`."""
-    return lambda run, cases: run(*cases[case])[key] == value
+    """A probe: the key if what `run` returns under it is `value`."""
+    return lambda run, cases: run(*cases[case])[key] == value and key
 
 
 def _part_missing(part):
-    return lambda run, cases: any(n.startswith(part) for n in run(*cases[0])["parameters that are missing"])
+    """A probe: whether a part is missing, and others are there."""
+
+    def probe(run, cases):
+        missing = run(*cases[0])["missing parameters"]
+        return part in missing and not all(p in missing for p in ("transformer.wte", "transformer.h."))
+
+    return probe
+
+
+def _no_parts(run, cases):
+    return all(p in run(*cases[0])["missing parameters"] for p in ("transformer.wte", "transformer.h."))
+
+
+def _whole_table(run, cases):
+    """Whether it works only where T is as long as it may be."""
+    config, idx, targets = cases[0]
+    longest = torch.zeros(1, config.block_size, dtype=torch.int64)
+    return "must match" in _error(run, cases[0]) and "logits" in run(config, longest, longest)
+
+
+def _one_position(run, cases):
+    """Whether all tokens of a sequence get the first row of `wpe`; more sequences may raise."""
+    want = _looked_over(functools.partial(_SlippedGPT, slip="positions-along-batch"), *cases[0])
+    return torch.allclose(run(*cases[0])["logits"], want["logits"], atol=1e-5)
 
 
 @checker(
@@ -2541,6 +2590,24 @@ def _part_missing(part):
     reference=GPT,
     cases=_gpt_cases,
     suspects=[
+        Suspect(
+            "no-transformer",
+            "`transformer` must be an `nn.ModuleDict` with `wte`, `wpe`, `h` and `ln_f`. PyTorch does not see into a plain dict, and OpenAI's weights come under these names.",
+            "Up the stack",
+            probe=_no_parts,
+        ),
+        Suspect(
+            "position-table-whole",
+            "the whole table `wpe` is added. A sequence of T tokens gets its first T rows: `wpe(torch.arange(T))`, or `wpe.weight[:T]`.",
+            "From ids to vectors",
+            probe=_whole_table,
+        ),
+        Suspect(
+            "not-flattened",
+            "`F.cross_entropy` wants the vocabulary on axis 1: flatten to (B·T, V) and (B·T,), or give it `logits.transpose(1, 2)`.",
+            "What a loss of one nat means",
+            probe=_errs("Expected target size"),
+        ),
         Suspect(
             "blocks-in-a-list",
             "the blocks are in a plain list, where PyTorch does not see them: no gradient step would reach them. Use `nn.ModuleList`.",
@@ -2563,21 +2630,19 @@ def _part_missing(part):
             "head-bias",
             "the head has a bias. GPT-2's has none: `bias=False`.",
             "From vectors to a guess",
-            probe=_says("parameters too many", ["lm_head.bias"]),
+            probe=_says("parameters too many", "lm_head.bias"),
         ),
         Suspect(
             "position-table-size",
             "`wpe` does not have `block_size` rows: a row for each position, not for each token.",
             "From ids to vectors",
-            probe=lambda run, cases: any(
-                s.startswith("transformer.wpe") for s in run(*cases[0])["shapes that differ"]
-            ),
+            probe=lambda run, cases: "transformer.wpe" in run(*cases[0])["shapes that differ"],
         ),
         Suspect(
             "one-block-many-times",
             "all blocks are the same one: `[Block(config)] * n_layer` repeats a reference. Make a new block each time.",
             "Up the stack",
-            probe=lambda run, cases: run(*cases[1])["different blocks"] == 1,
+            probe=_says("different blocks", 1, 1),
         ),
         Suspect(
             "untied",
@@ -2634,10 +2699,16 @@ def _part_missing(part):
             probe=_first("c_attn.weight", (0, 0.03)),
         ),
         Suspect(
+            "deviation-for-variance",
+            "the weights are about seven times too large: 0.02 is their standard deviation, not their variance, so no root of it is to be taken.",
+            "The first weights",
+            probe=_first("c_attn.weight", (6.7, 7.5)),  # √0.02 over 0.02
+        ),
+        Suspect(
             "biases-not-zero",
             "the biases of the linear layers keep the random numbers that PyTorch gives them: set them to 0.",
             "The first weights",
-            probe=lambda run, cases: run(*cases[1])["largest bias at first"] > 0,
+            probe=lambda run, cases: run(*cases[1])["largest bias at first"] > 0 and "largest bias at first",
         ),
         Suspect(
             "dropout-in-eval",
@@ -2649,19 +2720,31 @@ def _part_missing(part):
             "probabilities",
             "the softmax is taken already: return logits.",
             "From vectors to a guess",
-            probe=lambda run, cases: torch.allclose(run(*cases[1])["logits"].sum(-1), torch.ones(())),
+            probe=lambda run, cases: (
+                torch.allclose(run(*cases[1])["logits"].sum(-1), torch.ones(())) and "logits"
+            ),
         ),
         Suspect(
             "log-probabilities",
             "the logarithm of the softmax is returned: return the logits as they are.",
             "From vectors to a guess",
-            probe=lambda run, cases: torch.allclose(run(*cases[1])["logits"].exp().sum(-1), torch.ones(())),
+            probe=lambda run, cases: (
+                torch.allclose(run(*cases[1])["logits"].exp().sum(-1), torch.ones(())) and "logits"
+            ),
         ),
         Suspect(
             "loss-always",
             "without targets something else than None comes in the loss's place.",
             "The logits that are never there",
-            probe=lambda run, cases: run(*cases[0])["the loss without targets"] != "None",
+            probe=lambda run, cases: (
+                run(*cases[0])["the loss without targets"] != "None" and "the loss without targets"
+            ),
+        ),
+        Suspect(
+            "positions-along-batch",
+            "all tokens of a sequence get the same row of `wpe`. Positions are counted along T, the second axis of idx: `torch.arange(idx.size(1))`.",
+            "From ids to vectors",
+            probe=_one_position,
         ),
         *(
             Suspect(slip, says, where, functools.partial(_SlippedGPT, slip=slip))
@@ -2748,16 +2831,14 @@ def _looked_over(cls, config, idx, targets):
     mine.pop("lm_head.weight", None)
     want = {name: p for name, p in reference.named_parameters() if name != "lm_head.weight"}
     both = [name for name in want if name in mine]
+    differ = [n for n in both if mine[n].shape != want[n].shape]
     result = {
-        "parameters that are missing": [name for name in want if name not in mine],
+        "missing parameters": [name for name in want if name not in mine],
         "parameters too many": [name for name in mine if name not in want],
-        "shapes that differ": [
-            f"{n} {tuple(mine[n].shape)}, not {tuple(want[n].shape)}"
-            for n in both
-            if mine[n].shape != want[n].shape
-        ],
+        "shapes that differ": [f"{n} {tuple(mine[n].shape)}, not {tuple(want[n].shape)}" for n in differ],
     }
-    if any(result.values()):  # the rest cannot be looked at
+    result = {key: ", ".join(found) or "none" for key, found in result.items()}
+    if set(result.values()) != {"none"}:  # the rest cannot be looked at
         return _looked_over(GPT, config, idx, targets) | result
     result["different blocks"] = len({id(mine[n]) for n in mine if n.endswith("c_fc.weight")})
     result["the head is the table"] = len(shared) == 1

@@ -107,6 +107,12 @@ RIGHT = {
 }
 WRONG = {
     "layer_norm": [
+        (
+            "not-divided+no-gain",
+            ByHand,
+            "        x = (x - mean) / torch.sqrt(var + 1e-5)\n        return self.weight * x + self.bias\n",
+            "        return x - mean\n",
+        ),
         ("divided-by-C-1", ByHand, ", correction=0", ""),
         (
             "divided-by-C-1",

@@ -165,6 +165,12 @@ CALL = "F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))"
 TIE = "        self.transformer.wte.weight = self.lm_head.weight\n"
 WRONG = {
     "loss": [
+        ("overflow", loss_by_hand, "logits.max(-1, keepdim=True).values", "logits.max().expand(*logits.shape[:2], 1)"),
+        ("not-flattened", loss_torch, "logits.view(B * T, V), targets.view(B * T)", "logits, targets"),
+        ("gather-keeps-its-axis", loss_by_hand, "targets[..., None])[..., 0]", "targets[..., None])"),
+        ("gather-keeps-its-axis", loss_by_hand, "targets[..., None])[..., 0]", "targets.unsqueeze(2))"),
+        ("all-targets-everywhere", loss_one_hot, "(F.one_hot(targets, logits.size(-1)) * log_p).sum(-1)", "log_p[..., targets]",
+         "mean(dim=(0, 1))", "mean()"),
         ("overflow", loss_naive),
         ("overflow", loss_by_hand, "logits.max(-1, keepdim=True).values", "torch.zeros(*logits.shape[:2], 1)"),
         ("sum", loss_by_hand, MEAN, "(log_sum - of_target).sum()"),
@@ -190,6 +196,16 @@ WRONG = {
         ("modifies", loss_by_hand, "(logits - largest).exp()", "logits.sub_(largest).exp()", "+ ", "+ 0 * "),
     ],
     "gpt": [
+        ("no-transformer", GPTPlain, "nn.ModuleDict(\n            dict(", "(\n            dict(", "self.transformer.wte.weight = ", 'self.transformer["wte"].weight = ',
+         "self.transformer.wpe.weight, std", 'self.transformer["wpe"].weight, std', "self.transformer.wte(", 'self.transformer["wte"](',
+         "self.transformer.wpe(", 'self.transformer["wpe"](', "in self.transformer.h:", 'in self.transformer["h"]:', "self.transformer.ln_f(", 'self.transformer["ln_f"]('),
+        ("no-transformer", GPTWithoutHead, "        self.transformer = nn.Module()\n", "        self.__dict__['transformer'] = self\n"),
+        ("position-table-whole", GPTByName, "wpe.weight[: idx.size(1)]", "wpe.weight"),
+        ("not-flattened", GPTPlain, CALL, "F.cross_entropy(logits, targets)"),
+        ("deviation-for-variance", GPTPlain, "std = 0.02\n", "std = 0.02**0.5\n"),
+        ("deviation-for-variance", GPTByName, "std=0.02)", "std=math.sqrt(0.02))"),
+        ("positions-along-batch", GPTPlain, "B, T = idx.shape", "T, B = idx.shape"),
+        ("positions-along-batch", GPTByName, "self.transformer.wpe.weight[: idx.size(1)]", "self.transformer.wpe(torch.arange(len(idx)))[:, None]"),
         ("blocks-in-a-list", GPTPlain, "h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),\n", "",
          TIE, TIE + "        self.h = [Block(config) for _ in range(config.n_layer)]\n", "in self.transformer.h:", "in self.h:"),
         ("no-final-norm", GPTPlain, "                ln_f=nn.LayerNorm(config.n_embd),\n", "", "        x = self.transformer.ln_f(x)\n", ""),
