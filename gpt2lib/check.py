@@ -4602,11 +4602,11 @@ import zlib
 # %% ../notebooks/A2_check.ipynb #02d31d35
 def _mfu(
     n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, devices=1,
-    per_weight=6, attention=12, block=12, head=1, positions=0, power=1,
+    per_weight=6, attention=12, block=12, head=1, positions=0, power=1, layers=True,
 ):  # fmt: skip
     """The share of the peak; its switches make the mistakes."""
     weights = n_layer * block * n_embd**2 + (head * vocab_size + positions * block_size) * n_embd
-    flops = per_weight * weights + attention * n_layer * n_embd * block_size**power
+    flops = per_weight * weights + attention * (n_layer if layers else 1) * n_embd * block_size**power
     return flops * tokens_per_second / (devices * peak)
 
 
@@ -4627,15 +4627,18 @@ _USED = "How much of the machine it used"
             _mfu,
             [
                 ("forward-only", "only the forward pass is counted: 2 FLOPs for a weight. The backward pass costs twice as much again, 6 in all.", _USED, {"per_weight": 2, "attention": 4}),
+                ("three-for-six", "a weight counts 3 FLOPs. It is multiplied and added, 2 FLOPs, in the forward pass and twice as often in the backward pass: 6.", _USED, {"per_weight": 3}, {"per_weight": 3, "attention": 6}),
                 ("backward-as-forward", "the backward pass counts as much as the forward pass. It makes two products for each one, so it counts twice.", _USED, {"per_weight": 4, "attention": 8}),
                 ("no-attention", "attention's own products, queries with keys and weights with values, are missing: 12·L·C·T.", _USED, {"attention": 0}),
                 ("causal-half", "attention counts half, 6·L·C·T: that is llm.c's formula, which leaves out what the mask hides. This exercise counts 12·L·C·T.", _USED, {"attention": 6}),
                 ("attention-forward-only", "the weights count for forward and backward, attention for forward alone: 4·L·C·T.", _USED, {"attention": 4}),
+                ("attention-once", "attention is counted in one layer only. Every layer has its own: 12·L·C·T.", _USED, {"layers": False}),
                 ("attention-squared", "attention has a factor T too many: a whole sequence costs T² of it, one token costs T.", _USED, {"power": 2}),
                 ("no-head", "the head is missing: its product with V·C weights is as real as any other, tied or not.", "A head that costs nothing", {"head": 0}),
                 ("head-twice", "V·C is counted twice. The embedding is a lookup, without a product; the head is counted once.", "A head that costs nothing", {"head": 2}),
                 ("positions-counted", "the position table is counted (T·C). It is looked up and added, not multiplied with.", _USED, {"positions": 1}),
                 ("mlp-only", "a block has 12·C² weights: 8·C² in the MLP and 4·C² in attention. Four are missing.", _USED, {"block": 8}),
+                ("ten-for-twelve", "a block has 12·C² weights, and here two are missing: 3·C² and C² in attention, 4·C² twice in the MLP.", _USED, {"block": 10}),
             ],
         ),
         Suspect("devices-forgotten", "the number of devices does not count: the tokens of all of them are held against the peak of one.", _USED, lambda L, C, V, T, rate, peak, devices: _mfu(L, C, V, T, rate, peak)),
@@ -4721,6 +4724,7 @@ _LINES = "A ledger is a list of lines"
         Suspect("torn-line-raises", "a torn last line ends it. What follows the last line break is still being written: leave it out.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and _raises(run, _STEPS, '{"kind')),
         Suspect("unicode-line-breaks", "`splitlines` also breaks lines at characters such as U+2028, which may stand in a sample. Split at `\\n` alone.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and _raises(run, [_SAMPLE, (0, 9.5)], "")),
         Suspect("damaged-line-skipped", "a damaged line in the middle passes in silence. It is not normal: raise a `ValueError`.", _LINES, probe=lambda run, _: not run(_DAMAGED, "")["refused with"]),
+        Suspect("no-try", "the error of `json` comes through. A `JSONDecodeError` is a `ValueError`, but it does not name the line of the file: catch it, and raise one that does.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and "JSONDecodeError" in run(_DAMAGED, "")["refused with"]),
         Suspect("line-number-off", "the `ValueError` does not name the damaged line. The first line of a file is line 1.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and "does not" in run(_DAMAGED, "")["refused with"]),
     ],
 )  # fmt: skip
@@ -4741,6 +4745,8 @@ def read_losses(f, entries, torn):
                 raise
             named = re.search(rf"\b{damaged}\b", str(error).replace(str(path), ""))
             says = f"a ValueError that {'names' if named else 'does not name'} line {damaged}"
+            if isinstance(error, json.JSONDecodeError):
+                says = "a JSONDecodeError, which does not name the line of the file"
             return {"steps": [], "losses": [], "refused with": says}
     if not isinstance(result, list | tuple) or len(result) != 2:
         raise Refused(f"It has to return two sequences, the steps and their losses; came {_show(result)}.")
@@ -5792,17 +5798,22 @@ class _Pairs(_Hash):
         return self.table[idx], None  # (B, T, V)
 
 
-def _windows(model, tokens, stride, shift=1, scores=None, short=0, last=True) -> list[torch.Tensor]:
+_Hash.__name__ = _Pairs.__name__ = "test model with a table"  # as it is shown to the reader
+
+
+def _windows(model, tokens, stride, shift=1, scores=None, short=0, back=True) -> list[torch.Tensor]:
     """The losses that each window scores; its switches make the mistakes."""
     n = len(tokens) - 1
     T = min(model.config.block_size, n)
-    starts = [*range(0, n - T, stride), n - T] if last else [*range(0, n - T + 1, stride)]
+    starts = [*range(0, n - T, stride)]
+    starts.append(n - T if back else len(starts) * stride)
     losses, scored = [], 0
     for start in starts:
-        x, y = tokens[start : start + T - short], tokens[start + shift : start + shift + T - short]
+        end = min(start + T, n) - short
+        x, y = tokens[start:end], tokens[start + shift : end + shift]
         loss = F.cross_entropy(model(x[None])[0][0], y, reduction="none")  # (T,)
         losses.append((scores or (lambda loss, new: loss[new]))(loss, slice(scored - start, None)))
-        scored = start + T
+        scored = min(start + T, n)
     return losses
 
 
@@ -5824,6 +5835,7 @@ def _perplexity_cases(seed):
         (hashed, 19, 1),
         (pairs, 12, 4),
         (hashed, 5, 2),
+        (hashed, 17, 4),  # the last window would be short
     ):
         yield model, torch.randint(7, (N,)), stride
 
@@ -5855,9 +5867,13 @@ def _inside(model, tokens, stride, weigh=False):
 def _end_without_effect(run, cases):
     """Whether the last token can change without a change of the result, where the windows do not fit."""
     model, tokens, stride = cases[1]
-    changed = tokens.clone()
-    changed[-1] = (changed[-1] + 1) % 7
-    return run(model, tokens, stride) == run(model, changed, stride)
+
+    def changes(i):
+        changed = tokens.clone()
+        changed[i] = (changed[i] + 1) % 7
+        return run(model, tokens, stride) != run(model, changed, stride)
+
+    return changes(1) and not changes(-1)
 
 
 def _short_text_fails(run, cases):
@@ -5871,14 +5887,24 @@ def _short_text_fails(run, cases):
     ]
 
 
+def _in_both_forms(rows):
+    """Suspects from rows, whether the last window is moved back or short."""
+    return _rows(
+        _perplexity, [(*row, *({**switches, "back": False} for switches in row[3:])) for row in rows]
+    )
+
+
+def _last_stride(model, tokens, stride, back=True):
+    return _perplexity(model, tokens, stride, scores=lambda loss, new: loss[-stride:], back=back)
+
+
 @checker(
     chapter="12_evaluation",
     where=_LONG,
     reference=_perplexity,
     cases=_perplexity_cases,
     suspects=[
-        *_rows(
-            _perplexity,
+        *_in_both_forms(
             [
                 (
                     "loss-returned",
@@ -5897,6 +5923,12 @@ def _short_text_fails(run, cases):
                     "it is 2 to the power of a loss in nats. `cross_entropy` uses natural logarithms: the base is e.",
                     _PENCIL,
                     {"of": lambda parts: 2 ** torch.cat(parts).mean()},
+                ),
+                (
+                    "base-mixed",
+                    "the loss is in bits, and e is raised to it. Bits go with 2, nats with e.",
+                    _PENCIL,
+                    {"of": lambda parts: (torch.cat(parts).mean() / math.log(2)).exp()},
                 ),
                 (
                     "exp-of-sum",
@@ -5971,7 +6003,20 @@ def _short_text_fails(run, cases):
             "stride-ignored",
             "the stride is not used: windows stand side by side, and the first tokens of each are predicted from next to nothing.",
             _LONG,
-            functools.partial(_perplexity, side=True),
+            tuple(functools.partial(_perplexity, side=True, back=back) for back in (True, False)),
+        ),
+        Suspect(
+            "last-stride-scored",
+            "each window scores its last `stride` tokens. In the first window all are new, and in one that was moved back fewer are.",
+            "Score a token twice, or without its context",
+            tuple(functools.partial(_last_stride, back=back) for back in (True, False)),
+        ),
+        Suspect(
+            "last-window-short",
+            "the last window is short, so its tokens have less context than they could have. Move it back, so that it is full and its "
+            "last target is the last token.",
+            _LONG,
+            functools.partial(_perplexity, back=False),
         ),
         Suspect(
             "end-dropped",
@@ -5991,7 +6036,7 @@ def _short_text_fails(run, cases):
 def perplexity(f, model, tokens, stride):
     """Check `f(model, tokens, stride)`: tokens (N,) int64 → a float, from all tokens but the first, each scored once.
 
-    Windows start every `stride` tokens, and the last one ends with the text. Each reads `model.config.block_size` tokens
+    Windows start every `stride` tokens; one that would end behind the text is moved back, so that it is full. Each reads `model.config.block_size` tokens
     and predicts the one after each of them. `model(idx)` gives logits (B, T, V) and None.
     """
     return f(model, tokens, stride)
@@ -6030,6 +6075,15 @@ def _ending_cases(seed):
         ("one two three four", "five six"),
     ):
         yield _Hash(8, 61), context, ending
+
+
+def _unshifted(model, encode, context, ending, room=0, first=0):
+    """Logits and ids of the same positions."""
+    head, tail = encode(context), encode(" " + ending)
+    ids = torch.tensor((head + tail)[-model.config.block_size - room :])
+    with torch.no_grad():
+        logits = model(ids[None])[0][0]  # (T, V)
+    return F.cross_entropy(logits[first - len(tail) :], ids[first - len(tail) :]).item()
 
 
 _CHOICE, _ASK = "A multiple-choice test", "Ask the question a little differently"
@@ -6118,6 +6172,15 @@ _CHOICE, _ASK = "A multiple-choice test", "Ask the question a little differently
                     {"crop": lambda ids, size: ids[: size + 1]},
                 ),
             ],
+        ),
+        Suspect(
+            "logits-of-the-same-place",
+            "the logits stand beside the ids of the same positions, and each position has read its own. Those that predict the ending "
+            "begin one earlier: logits up to the last but one, ids from the second on.",
+            _CHOICE,
+            tuple(
+                functools.partial(_unshifted, room=room, first=first) for room in (0, 1) for first in (0, 1)
+            ),
         ),
         Suspect(
             "no-context",
@@ -6456,6 +6519,12 @@ def _answer(run, *request) -> str:
             'text that looks like a number is converted. Then `"nan"` and `"1e3"` are numbers, too: refuse what is no number.',
             _REFUSE,
             probe=_accepts(("a", "7", 1.0), ("a", 5, "0.5")),
+        ),
+        Suspect(
+            "not-text",
+            "a prompt that is no text passes: `None`, or bytes. The empty text is allowed, `None` is not.",
+            _REFUSE,
+            probe=_accepts((None, 5, 1.0), (b"To be", 5, 1.0)),
         ),
         Suspect(
             "crashes",

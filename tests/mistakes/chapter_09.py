@@ -99,6 +99,17 @@ RIGHT = {
 }
 WRONG = {
     "mfu": [
+        ("three-for-six", mfu_formula, "6 * weights", "3 * weights"),
+        (
+            "three-for-six",
+            mfu_formula,
+            "6 * weights",
+            "3 * weights",
+            "12 * n_layer * n_embd",
+            "6 * n_layer * n_embd",
+        ),
+        ("attention-once", mfu_formula, "12 * n_layer * n_embd", "12 * n_embd"),
+        ("ten-for-twelve", mfu_formula, "n_layer * 12", "n_layer * 10"),
         ("forward-only", mfu_formula, "6 * weights + 12 *", "2 * weights + 4 *"),
         ("forward-only", mfu_products, "(forward + backward)", "forward"),
         ("backward-as-forward", mfu_products, "backward = 2 * forward", "backward = forward"),
@@ -123,6 +134,12 @@ WRONG = {
         ("upside-down", mfu_nanogpt, "achieved / promised", "promised / achieved"),
     ],
     "read_losses": [
+        (
+            "no-try",
+            losses_stack,
+            '        try:\n            entry = json.loads(line)\n        except ValueError:\n            raise ValueError(f"line {number} is damaged") from None\n',
+            "        entry = json.loads(line)\n",
+        ),
         ("first-kept", losses_stack, FORGET, '        if entry["step"] in steps:\n            continue\n'),
         ("both-kept", losses_stack, FORGET, ""),
         ("both-kept", losses_from_the_end, "if step < earliest:", "if True:"),

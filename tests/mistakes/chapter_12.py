@@ -35,12 +35,28 @@ def perplexity_by_token(model, tokens, stride):
     return torch.tensor(total / n).exp().item()
 
 
-def perplexity_ignore_index(model, tokens, stride):
-    """As in Hugging Face's guide: the last window may be short, and -100 hides what was scored before."""
+def perplexity_short_end(model, tokens, stride):
+    """As in Hugging Face's guide: the last window is short, and -100 hides what was scored before."""
     size, n = model.config.block_size, len(tokens) - 1
     total, start, end = 0.0, 0, 0
     while end < n:
         stop = min(start + size, n)
+        labels = tokens[start + 1 : stop + 1].clone()
+        labels[: end - start] = -100
+        with torch.no_grad():
+            logits = model(tokens[start:stop].unsqueeze(0))[0].squeeze(0)
+        total += F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
+        start, end = start + stride, stop
+    return math.exp(total / n)
+
+
+def perplexity_ignore_index(model, tokens, stride):
+    """The same with a last window that is full."""
+    size, n = min(model.config.block_size, len(tokens) - 1), len(tokens) - 1
+    total, start, end = 0.0, 0, 0
+    while end < n:
+        start = min(start, n - size)
+        stop = start + size
         labels = tokens[start + 1 : stop + 1].clone()
         labels[: end - start] = -100
         with torch.no_grad():
@@ -120,6 +136,16 @@ WRONG = {
         ("loss-returned", perplexity_windows, f"math.exp({MEAN})", MEAN),
         ("loss-returned", perplexity_ignore_index, "math.exp(total / n)", "total / n"),
         ("base-two", perplexity_windows, f"math.exp({MEAN})", f"2 ** ({MEAN})"),
+        (
+            "base-mixed",
+            perplexity_windows,
+            "loss[T - fresh :].tolist()",
+            "(loss[T - fresh :] / math.log(2)).tolist()",
+        ),
+        ("last-stride-scored", perplexity_windows, "loss[T - fresh :]", "loss[-stride:]"),
+        ("last-window-short", perplexity_short_end),
+        ("loss-returned", perplexity_short_end, "math.exp(total / n)", "total / n"),
+        ("value", lambda model, tokens, stride: 3.0),
         ("exp-of-sum", perplexity_windows, MEAN, "sum(losses)"),
         ("exp-of-sum", perplexity_ignore_index, "total / n", "total"),
         ("sign-missing", perplexity_by_token, "total -=", "total +="),
@@ -162,7 +188,7 @@ WRONG = {
             "[*range(0, n - T, stride), n - T]",
             "range(0, n - T + 1, stride)",
         ),
-        ("end-dropped", perplexity_ignore_index, "while end < n:", "while start + size <= n:"),
+        ("end-dropped", perplexity_short_end, "while end < n:", "while start + size <= n:"),
         ("short-text", perplexity_windows, "min(model.config.block_size, n)", "model.config.block_size"),
     ],
     "ending": [
@@ -189,6 +215,16 @@ WRONG = {
         ("perplexity", ending_slice, ".mean()", ".mean().exp()"),
         ("not-shifted", ending_slice, "ids[0, 1:]", "ids[0, :-1]"),
         ("not-shifted", ending_ignore_index, "y[1:]", "y[:-1]"),
+        (
+            "logits-of-the-same-place",
+            ending_slice,
+            "[-model.config.block_size - 1 :]",
+            "[-model.config.block_size :]",
+            "ids[:, :-1]",
+            "ids",
+            "ids[0, 1:]",
+            "ids[0]",
+        ),
         ("no-context", ending_slice, "(head + tail)", "tail"),
         ("no-crop", ending_slice, "[-model.config.block_size - 1 :]", ""),
         (

@@ -265,6 +265,12 @@ WRONG = {
             "not isinstance(prompt, str) or",
             "not isinstance(prompt, str) or not prompt or",
         ),
+        (
+            "not-text",
+            limits_ranges,
+            'not isinstance(prompt, str) or len(prompt.encode("utf-8"))',
+            'len((prompt or "").encode("utf-8"))',
+        ),
         ("characters-for-bytes", limits_ranges, 'len(prompt.encode("utf-8"))', "len(prompt)"),
         ("characters-for-bytes", limits_table, 'len(bytes(prompt, "utf-8"))', "len(prompt)"),
         ("truth-for-number", limits_table, " and value is not True and value is not False", ""),
