@@ -8,6 +8,7 @@ import __future__
 
 import ast
 import builtins
+import contextlib
 import copy
 import ctypes
 import dis
@@ -514,13 +515,14 @@ def _capstone(built: dict[str, str | None], name: str) -> str:
 
     if built[name] is None:
         return " Its source cannot be noted for the capstone: write it with `def` or `class`, in a cell."
-    known = {*dir(builtins), "__name__", "__qualname__", "__module__"}
+    known = set(dir(builtins))
     for chapter in CHAPTERS:
         known |= vars(importlib.import_module(f"gpt2lib.{chapter}")).keys()
     for source in filter(None, built.values()):  # pieces may call each other
-        known.add(ast.parse(source).body[-1].name)
+        with contextlib.suppress(SyntaxError, AttributeError, IndexError, TypeError, ValueError):
+            known.add(ast.parse(source).body[-1].name)
     code = compile(built[name], name, "exec", __future__.annotations.compiler_flag)
-    if missing := sorted(_globals(code) - known):
+    if missing := sorted(n for n in _globals(code) - known if not n.startswith("__")):
         names = ", ".join(f"`{n}`" for n in missing)
         return f" It leans on {names}, which the capstone does not know: import or define it inside the function."
     return ""
@@ -2877,8 +2879,6 @@ def _pair(output):
     return output
 
 # %% ../notebooks/A2_check.ipynb #285c23be
-import contextlib
-
 from .data import DataLoaderLite
 
 

@@ -206,6 +206,8 @@ def test_a_folder_that_cannot_be_written_and_code_without_source_are_no_obstacle
     (tmp_path / "my_gpt2.json").write_text("not json", encoding="utf-8")
     assert check.head(names["head"])
     assert json.loads((tmp_path / "my_gpt2.json").read_text(encoding="utf-8")) == {"head": None}
+    (tmp_path / "my_gpt2.json").write_text('{"gelu": "not Python", "mlp": 3, "block": "1"}', encoding="utf-8")
+    assert check.head(RIGHT["head"][1])
     assert os.listdir(tmp_path) == ["my_gpt2.json"]
 
 
