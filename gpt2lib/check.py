@@ -78,7 +78,7 @@ class Verdict:
     text: str
 
 
-class Refused(Exception):
+class Unusable(Exception):
     """Raised where an implementation cannot be run; its text says why, in a sentence for the reader."""
 
 
@@ -86,7 +86,7 @@ class _Stop(BaseException):
     """Sent into a call that takes too long. No `except Exception` holds it up."""
 
 # %% auto #0
-__all__ = ['PROGRESS', 'LIMIT', 'CHECKERS', 'GENERAL', 'last_case', 'Suspect', 'Verdict', 'Refused', 'Checker', 'checker',
+__all__ = ['PROGRESS', 'LIMIT', 'CHECKERS', 'GENERAL', 'last_case', 'Suspect', 'Verdict', 'Unusable', 'Checker', 'checker',
            'with_gradients', 'run_module', 'parameter_count', 'surprise', 'merge_step', 'train_bpe', 'encode', 'decode',
            'head', 'multi_head', 'attention', 'gelu', 'mlp', 'layer_norm', 'block', 'loss', 'gpt', 'windows', 'loader',
            'get_lr', 'adamw', 'decay_groups', 'clip', 'accumulate', 'accumulate_uneven', 'save', 'mfu', 'read_losses',
@@ -411,14 +411,14 @@ class Checker:
         if self.shown or " of shape " in given or "…" in given:
             given += "  (in full: check.last_case)"
         says = GENERAL[kind]
-        if isinstance(got, Refused):
+        if isinstance(got, Unusable):
             kind, says, want, came = "refused", str(got), "", str(got) if suspects else ""
         lines = {"given": given, "expected": want, "came": came}
         lines = [f"✗ {self.name}", *(f"  {name:<9} {text}" for name, text in lines.items() if text)]
         if suspects:
             kind = "+".join(s.id for s in suspects)
             says = "Most likely: " + "\n  And at once: ".join(s.says for s in suspects)
-        if isinstance(got, Exception) and not isinstance(got, Refused) and (line := _line(got)):
+        if isinstance(got, Exception) and not isinstance(got, Unusable) and (line := _line(got)):
             lines.append(f"  at        {line}")
         lines.append(f"  {says} [{kind}]")
         where = " and ".join(f"“{w}”" for w in dict.fromkeys([s.where for s in suspects] or [self.where]))
@@ -582,13 +582,13 @@ def run_module(
     """Build `cls(config)`, give it the parameters `state`, and run it: output, gradients of x and of each parameter.
 
     Raises:
-        Refused: its parameters have other names or shapes.
+        Unusable: its parameters have other names or shapes.
 
     Chapter: :doc:`/notebooks/A2_check`
     """
     module = cls(config)
     if not isinstance(module, nn.Module):
-        raise Refused(
+        raise Unusable(
             "It is not an `nn.Module`: derive the class from `nn.Module` and give the class itself to the checker."
         )
     mine = {name: tuple(p.shape) for name, p in module.named_parameters()}
@@ -601,7 +601,7 @@ def run_module(
             "of another shape": other,
         }
         listed = "; ".join(f"{row}: {', '.join(names)}" for row, names in rows.items() if names)
-        raise Refused(f"Its parameters are not those of the chapter. {listed[0].upper()}{listed[1:]}.")
+        raise Unusable(f"Its parameters are not those of the chapter. {listed[0].upper()}{listed[1:]}.")
     module.to(x.dtype).load_state_dict(
         state, strict=False
     )  # buffers, such as a mask, are the module's own affair
@@ -1054,7 +1054,7 @@ def train_bpe(f, text, vocab_size):
     """Check `f(text, vocab_size)` → {token: rank}, as chapter 1 trains: bytes first, then the tokens in their order."""
     ranks = f(text, vocab_size)
     if not isinstance(ranks, dict):
-        raise Refused(f"It returns a {type(ranks).__name__}. Return a dictionary {{token: rank}}.")
+        raise Unusable(f"It returns a {type(ranks).__name__}. Return a dictionary {{token: rank}}.")
     order = sorted(ranks, key=ranks.get)
     return {"the first 256 tokens": order[:256], "new tokens": order[256:], "ranks": sorted(ranks.values())}
 
@@ -2825,7 +2825,7 @@ def _looked_over(cls, config, idx, targets):
     torch.manual_seed(0)
     model, reference = cls(config), GPT(config)
     if not isinstance(model, nn.Module):
-        raise Refused(
+        raise Unusable(
             "It is not an `nn.Module`: derive the class from `nn.Module`, and give the checker the class."
         )
     mine = dict(model.named_parameters(remove_duplicate=False))
@@ -2857,7 +2857,7 @@ def _looked_over(cls, config, idx, targets):
     model.eval()
     out = [_pair(model(idx)) for _ in range(2)]
     if not isinstance(out[0][0], torch.Tensor):
-        raise Refused(
+        raise Unusable(
             f"Without targets the first value must be the logits; it is {_show(out[0][0])}. Are logits and loss exchanged?"
         )
     result["logits"] = out[0][0].detach()
@@ -2865,7 +2865,7 @@ def _looked_over(cls, config, idx, targets):
     result["the loss without targets"] = str(out[0][1])
     value = _pair(model(idx, targets))[1]
     if not isinstance(value, torch.Tensor) or value.dim():
-        raise Refused(
+        raise Unusable(
             f"With targets the second value must be the loss, a tensor of one number; it is {_show(value)}."
         )
     return result | {"loss": value.detach(), **_gradients(value, mine)}
@@ -2873,7 +2873,7 @@ def _looked_over(cls, config, idx, targets):
 
 def _pair(output):
     if not isinstance(output, tuple) or len(output) != 2:
-        raise Refused(
+        raise Unusable(
             f"Without targets it must return `(logits, None)`, with targets `(logits, loss)`; it returned {_show(output)}."
         )
     return output
@@ -3155,14 +3155,14 @@ def windows(f, B, n, world_size, seed, steps=0):
     def ask(step, rank, seed):
         found = f(step, rank, world_size, B, n, seed)
         if not hasattr(found, "__iter__"):
-            raise Refused(f"With B = {B} it must return a list of {B} numbers; it returned {_show(found)}.")
+            raise Unusable(f"With B = {B} it must return a list of {B} numbers; it returned {_show(found)}.")
         return list(found)
 
     def read(seed, n_steps):
         batches = [[ask(s, r, seed) for r in range(world_size)] for s in range(n_steps)]
         sizes = {len(batch) for step in batches for batch in step}
         if sizes != {B}:
-            raise Refused(f"With B = {B} it must return {B} numbers; it returned {min(sizes - {B})}.")
+            raise Unusable(f"With B = {B} it must return {B} numbers; it returned {min(sizes - {B})}.")
         return np.array(batches).astype(int)
 
     if steps:
@@ -3354,11 +3354,11 @@ def _batch(loader, story):
     """The next batch as two arrays; notes in `story` what it is made of."""
     batch = loader.next_batch()
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise Refused(f"`next_batch()` must return a pair, (x, y); it returned {_show(batch)}.")
+        raise Unusable(f"`next_batch()` must return a pair, (x, y); it returned {_show(batch)}.")
     made_of = []
     for part in batch:
         if not isinstance(part, torch.Tensor):
-            raise Refused(f"x and y must be torch tensors; one is {_show(part)}.")
+            raise Unusable(f"x and y must be torch tensors; one is {_show(part)}.")
         made_of.append(f"{part.dtype} of shape {tuple(part.shape)}")
     story["a batch"] = " and ".join(made_of)
     return [part.to(torch.int64).numpy() for part in batch]
@@ -3666,7 +3666,7 @@ def adamw(f, p, grad, m, v, t, lr, betas, eps, weight_decay):
     """
     new = f(p, grad, m, v, t, lr, betas, eps, weight_decay)
     if not isinstance(new, (tuple, list)) or len(new) != 3:
-        raise Refused(f"It must return three tensors, the new p, m and v; it returned {_show(new)}.")
+        raise Unusable(f"It must return three tensors, the new p, m and v; it returned {_show(new)}.")
     return dict(zip(("new p", "new m", "new v"), new))
 
 # %% ../notebooks/A2_check.ipynb #a124518d
@@ -3844,10 +3844,10 @@ def decay_groups(f, model, weight_decay):
     if not isinstance(groups, (list, tuple)) or not all(
         isinstance(g, dict) and "params" in g for g in groups
     ):
-        raise Refused(f'It must return a list of dicts with "params"; it returned {_show(groups)}.')
+        raise Unusable(f'It must return a list of dicts with "params"; it returned {_show(groups)}.')
     members = [(p, group.get("weight_decay", 0.01)) for group in groups for p in group["params"]]
     if not all(isinstance(p, torch.Tensor) for p, _ in members):
-        raise Refused('Under "params" there must be parameters, not names or pairs.')
+        raise Unusable('Under "params" there must be parameters, not names or pairs.')
     times = {name: sum(p is q for p, _ in members) for name, q in model.named_parameters()}
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     return {
@@ -4026,7 +4026,7 @@ def clip(f, grads, max_norm):
         or isinstance(norm, torch.Tensor)
         and norm.numel() != 1
     ):
-        raise Refused(
+        raise Unusable(
             f"It must return the length of the gradients before clipping, one number; it returned {_show(norm)}."
         )
     return {
@@ -4116,7 +4116,7 @@ def _accumulated(f, model, micro_batches):
         or isinstance(loss, torch.Tensor)
         and loss.numel() != 1
     ):
-        raise Refused(f"It must return the mean loss, one number; it returned {_show(loss)}.")
+        raise Unusable(f"It must return the mean loss, one number; it returned {_show(loss)}.")
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     return {
         "loss": loss.item() if isinstance(loss, torch.Tensor) else float(loss),
@@ -4566,7 +4566,7 @@ def save(f, old, data):
             path.write_bytes(old)
         states, syncs = _watched(f, path, data)
     if states[-1].get(path.name) != data:
-        raise Refused("It has returned, and the file does not hold the new bytes.")
+        raise Unusable("It has returned, and the file does not hold the new bytes.")
     held = [words.get(state.get(path.name), "a part") for state in states]
     told = [word for word, before in zip(held, [None, *held]) if word != before]
     others = [{n: content for n, content in state.items() if n != path.name} for state in states]
@@ -4699,7 +4699,7 @@ def _raises(run, *case) -> str:
     """The name of the exception that an implementation raises; empty if it raises none."""
     try:
         run(*case)
-    except Refused:
+    except Unusable:
         raise
     except Exception as error:
         return type(error).__name__
@@ -4749,7 +4749,7 @@ def read_losses(f, entries, torn):
                 says = "a JSONDecodeError, which does not name the line of the file"
             return {"steps": [], "losses": [], "refused with": says}
     if not isinstance(result, list | tuple) or len(result) != 2:
-        raise Refused(f"It has to return two sequences, the steps and their losses; came {_show(result)}.")
+        raise Unusable(f"It has to return two sequences, the steps and their losses; came {_show(result)}.")
     steps, losses = [int(step) for step in result[0]], [float(loss) for loss in result[1]]
     return {"steps": steps, "losses": losses, "refused with": ""}
 
@@ -4899,7 +4899,7 @@ def greedy(f, model, ids, n):
 def _possible(q) -> dict[str, torch.Tensor]:
     """The distribution that an implementation returned, and which tokens it leaves possible."""
     if not isinstance(q, torch.Tensor):
-        raise Refused(f"It has to return a tensor of probabilities, (B, V); came {_show(q)}.")
+        raise Unusable(f"It has to return a tensor of probabilities, (B, V); came {_show(q)}.")
     return {"possible tokens": q > 0, "probabilities": q}
 
 
@@ -4928,7 +4928,7 @@ def _fails(q, *arguments) -> bool:
     """Whether it raises, or gives no distribution."""
     try:
         return not q(*arguments).isfinite().all()
-    except Refused:
+    except Unusable:
         raise
     except Exception:
         return True
@@ -5513,7 +5513,7 @@ def kv_cache(f, q, k, v, cuts):
     for new in zip(*(part.split(cuts, dim=2) for part in (q, k, v))):
         result = f(*new, past)
         if not isinstance(result, tuple | list) or len(result) != 2 or len(result[1]) != 2:
-            raise Refused("It has to return the output, and a pair: all keys and all values so far.")
+            raise Unusable("It has to return the output, and a pair: all keys and all values so far.")
         output, past = result
         outputs.append(output)
     return {"output": torch.cat(outputs, dim=2), "keys": past[0], "values": past[1]}
@@ -5581,7 +5581,7 @@ def _layout_cases(seed):
 def _named(tensors, names) -> dict:
     """What is compared of a dictionary of tensors: its names, then each tensor."""
     if not isinstance(tensors, dict):
-        raise Refused(f"It has to return a dictionary of tensors by name; came {_show(tensors)}.")
+        raise Unusable(f"It has to return a dictionary of tensors by name; came {_show(tensors)}.")
     missing, strange = sorted(names - tensors.keys()), sorted(map(str, tensors.keys() - names))
     return {
         "names that are missing": missing,
@@ -6376,10 +6376,10 @@ def decode_stream(f, pieces):
 
     texts = f(source())
     if not hasattr(texts, "__iter__"):
-        raise Refused(f"It has to be a generator of texts; calling it gave {_show(texts)}.")
+        raise Unusable(f"It has to be a generator of texts; calling it gave {_show(texts)}.")
     for text in texts:
         if not isinstance(text, str):
-            raise Refused(f"It has to yield texts; it yielded {_show(text)}.")
+            raise Unusable(f"It has to yield texts; it yielded {_show(text)}.")
         out.append(text)
     data, complete, ends = b"".join(pieces), True, itertools.accumulate(map(len, pieces))
     try:
@@ -6562,7 +6562,7 @@ def limits(f, prompt, max_new_tokens, temperature):
         return f"refused with a ValueError that {'names' if named else 'does not name'} the limit"
     if not isinstance(result, tuple | list) or len(result) != 3:
         if _answer(_check_request, prompt, max_new_tokens, temperature) != "ValueError":
-            raise Refused(f"It has to return the three values as they are; came {_show(result)}.")
+            raise Unusable(f"It has to return the three values as they are; came {_show(result)}.")
         return f"it returned {_show(result)}"
     return (
         "accepted"

@@ -183,7 +183,7 @@ def test_blanks_in_what_is_shown_are_not_folded():
 def test_a_parameter_that_is_missing_is_said_once_and_nothing_else_is_shown():
     text = CHECKERS["mlp"].judge(torch.nn.Identity).text
     assert text.count("c_fc.weight") == 1 and "Missing: c_fc.weight, c_fc.bias" in text
-    assert "expected" not in text and "came" not in text and "Refused" not in text
+    assert "expected" not in text and "came" not in text and "Unusable" not in text
 
 
 def test_an_exception_from_a_library_shows_the_last_line_of_your_own():
