@@ -78,9 +78,8 @@ class Page:
                 fields.first.fill(str(value))
                 fields.first.press("Tab")
                 self.tab.wait_for_timeout(300)  # a person is not quicker
-                if {float(v) for v in fields.evaluate_all("all => all.map(node => node.value)")} == {
-                    float(value)
-                }:
+                shown = fields.evaluate_all("all => all.map(node => node.value)")
+                if all(text and float(text) == float(value) for text in shown):
                     return
             raise AssertionError(f"{name} does not take {value}")
 
@@ -245,17 +244,20 @@ def test_two_tabs_at_once(app, browser):
 
 
 def test_a_tab_closed_in_mid_stream_ends_its_request(app, browser):
-    page = Page(app, browser).open()
-    page.set("length", 200)
-    before = app.health()["tokens"]
-    page.start()
-    expect(page.tab.locator("#result .new")).to_have_text(re.compile(r".{5}", re.S), timeout=PATIENT)
-    page.close()
-    end = time.monotonic() + 5
-    while app.health()["queue"]["running"]:
-        assert time.monotonic() < end, "it goes on"
-        time.sleep(0.02)
-    assert app.health()["tokens"] - before < 200
+    for _ in range(5):  # a slow browser may show the first letters when all has been drawn: then once more
+        page = Page(app, browser).open()
+        page.set("length", 200)
+        before = app.health()["tokens"]
+        page.start()
+        expect(page.tab.locator("#result .new")).to_have_text(re.compile(r".{5}", re.S), timeout=PATIENT)
+        page.close()
+        end = time.monotonic() + 5
+        while app.health()["queue"]["running"]:
+            assert time.monotonic() < end, "it goes on"
+            time.sleep(0.02)
+        if app.health()["tokens"] - before < 200:
+            return
+    raise AssertionError("each time, all 200 tokens were drawn")
 
 
 def test_the_keyboard_is_enough(page):
