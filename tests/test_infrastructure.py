@@ -74,6 +74,12 @@ def test_two_notebooks_may_not_export_one_module(copy):
         export.export([notebook, Path(shutil.copy(notebook, copy / "notebooks/Z.ipynb"))])
 
 
+def test_the_command_nbdev_export_changes_nothing(copy):
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    subprocess.run([Path(sys.executable).parent / "nbdev-export"], cwd=copy, check=True)
+    assert export.differences(copy) == []
+
+
 def test_notebooks_are_markdown_that_reads_the_same_everywhere():
     for notebook in NOTEBOOKS + PAGES:
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:

@@ -40,8 +40,8 @@ def tidy(notebook: str) -> str:
 def export(notebooks: list[Path]) -> dict[str, bytes]:
     """The modules that `notebooks` export: name of the file -> its bytes.
 
-    The command nbdev-export appends a notebook's second module (`#| export checkpoint`) to a file that has
-    to be there already: exporting twice doubles it. Here each module is written afresh, by one notebook.
+    A notebook's second module is named by `#| export_to checkpoint`. For nbdev that would be `#| export checkpoint`,
+    which the command nbdev-export appends to the file at every call; a directive that it does not know it leaves alone.
     """
     writer: dict[str, str] = {}
 
@@ -58,16 +58,19 @@ def export(notebooks: list[Path]) -> dict[str, bytes]:
         Path(tmp, "notebooks").mkdir()  # beside gpt2lib, as in the repository: modules name their notebook
         for notebook in sorted(notebooks):
             copy = Path(tmp, "notebooks", notebook.name)
-            copy.write_bytes(notebook.read_bytes())
+            text = notebook.read_text(encoding="utf-8").replace('"#| export_to ', '"#| export ')
+            copy.write_text(text, encoding="utf-8")
             nb_export(copy, lib_path=str(package), mod_maker=FreshModule)
         return files(package)
 
 
 def files(package: Path) -> dict[str, bytes]:
-    """Every file, tracked or not, except the assets: those are data, with checksums of their own."""
+    """Every file, tracked or not, except the assets, which have checksums of their own, and nbdev-export's index."""
     found = ((p.relative_to(package), p) for p in sorted(package.rglob("*")) if p.is_file())
     return {
-        name.as_posix(): p.read_bytes() for name, p in found if not {"assets", "__pycache__"} & {*name.parts}
+        name.as_posix(): p.read_bytes()
+        for name, p in found
+        if not {"assets", "__pycache__", "_modidx.py"} & {*name.parts}
     }
 
 

@@ -57,7 +57,7 @@ def workbook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type != "code":
             continue
         module = (found := re.search(r"^#\| default_exp (\w+)", cell.source, re.M)) and found[1] or module
-        exported = re.match(r"#\| export\b *(\w*)", cell.source)
+        exported = re.match(r"#\| export(?:_to)?\b *(\w*)", cell.source)
         names = definitions(cell.source) if exported else []
         for piece in names:
             at = exercise_of(piece, cells)
