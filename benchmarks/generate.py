@@ -36,7 +36,7 @@ SIDES = (THEIRS, PLAIN, COLUMNS, COMPILED, INT8, INT8_COMPILED, THEIRS_BF16, BF1
 SAME = (PLAIN, COLUMNS, COMPILED)  # sides that should write what THEIRS writes
 FASTER = {PLAIN: 1.0, COLUMNS: 1.0, INT8: 2.5}  # budgets at batch 1: their time over ours
 FLAT = 1.25  # budget: time of a late token over that of an early one
-TIE = 1e-4  # budget: difference of two logits that counts as a tie, as when logits are compared
+TIE = 1e-4  # budget: relative difference of two logits that counts as a tie, as when logits are compared
 
 
 @dataclass
@@ -162,7 +162,7 @@ def late_over_early(seconds: list[float]) -> float:
 
 
 def partings(size: dict, B: int, ours: dict, theirs: dict) -> list[float | None]:
-    """For each of B texts None if it is the same on both sides; else the difference of the two logits where they part.
+    """For each of B texts None if it is the same on both sides; else how much the two logits differ where they part.
 
     Two sides add in another order. Where the two best logits differ by less than that changes, either is the greedy token.
     """
@@ -174,7 +174,7 @@ def partings(size: dict, B: int, ours: dict, theirs: dict) -> list[float | None]
             continue
         with torch.inference_mode():
             logits = weights(size)(torch.tensor([prompt + a[:at]]))[0][0, -1]
-        found.append((logits[a[at]] - logits[b[at]]).abs().item())
+        found.append((1 - logits[b[at]] / logits[a[at]]).abs().item())
     return found
 
 
@@ -240,9 +240,9 @@ def main() -> None:
         equal, most = gaps.count(None), max((gap for gap in gaps if gap is not None), default=0.0)
         rows.append([name, len(gaps), equal, f"{most:.1e}" if equal < len(gaps) else "–"])
         widest = max(widest, most)
-    header = ["side", "texts", f"equal to those of {THEIRS}", "else: most that the two logits differ by"]
+    header = ["side", "texts", f"equal to those of {THEIRS}", "else: logits apart, relative, at most"]
     tables[f"{label}, greedy texts of {longest} tokens:"] = common.table(rows, header)
-    what = f"{label}: where an fp32 text parts from that of {THEIRS}, the two logits differ by"
+    what = f"{label}: where an fp32 text parts from that of {THEIRS}, the two logits differ by, relative"
     budgets.append(common.budget(what, widest, TIE))
     tables["Memory:"] = common.table([["read by a sum", f"{bandwidth / 1e9:.1f}"]], ["what", "GB/s"])
     common.publish("generate", options, tables, budgets, {"bandwidth": bandwidth, "results": data})
