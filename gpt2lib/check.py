@@ -2001,7 +2001,7 @@ _NET = "The network, and only one position at a time"
                 (
                     "adds-its-input",
                     "the input is added to the result. In this book the block does that, not the MLP.",
-                    "Two thirds of a block",
+                    _NET,
                     dict(order=lambda m, x, g: x + m.c_proj(g(m.c_fc(x)))),
                 ),
             ],
