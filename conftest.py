@@ -1,6 +1,7 @@
 """`pytest --nbmake` runs each notebook alone: a copy in an empty folder, with the built wheel as gpt2lib.
 
-After the notebook's last cell come its folded solutions and answers: they run where a reader would try them.
+After the notebook's last cell come its folded solutions and answers: they run where a reader would try them. Where a
+visible cell checks a piece (in the appendices), it has to refuse one that returns nothing, and to pass the solution.
 """
 
 import functools
@@ -51,11 +52,35 @@ def wheel_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(installed_wheel())}
 
 
+FOLDED = r"<summary>(?:Solution|Answer).*?</summary>(.*?)</details>"
+REFUSED = """
+def {name}(*args, **kwargs):
+    return None
+
+
+try:
+    exec({check!r})
+except Exception as error:
+    print("refused:", error)
+else:
+    raise AssertionError("the check of {name} passes a piece that returns nothing")
+"""
+
+
 def solutions(notebook: nbformat.NotebookNode) -> list[str]:
-    """The Python blocks of its folded solutions and answers."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    folded = re.findall(r"<summary>(?:Solution|Answer).*?</summary>(.*?)</details>", text, re.S)
-    return [code for part in folded for code in re.findall(r"```python\n(.*?)```", part, re.S)]
+    """The Python blocks of its folded solutions and answers, each with the visible cell that checks it."""
+    blocks, name, check = [], "", ""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code":
+            name = re.search(r"^(?:def|class) (\w+)", cell.source, re.M)[1] if "exercise" in tags else name
+            check = cell.source if "check" in tags and not cell.source.startswith("check.") else ""
+            continue
+        for part in re.findall(FOLDED, cell.source, re.S):
+            code = re.findall(r"```python\n(.*?)```", part, re.S)
+            blocks += [REFUSED.format(name=name, check=check), *code, check] if check else code
+            check = ""
+    return blocks
 
 
 def with_solutions(notebook: Path, folder: str) -> Path:
