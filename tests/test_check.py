@@ -153,6 +153,29 @@ def test_what_passes_is_noted_with_its_source_and_counts_once(capsys, tmp_path, 
     assert f"2 of {len(CHECKERS)}" in capsys.readouterr().out
 
 
+def test_a_decorated_piece_is_noted_with_its_decorators(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = RIGHT["greedy"][0]
+
+    @torch.no_grad()
+    def greedy(model, ids, n):
+        return plain(model, ids, n)
+
+    assert check.greedy(greedy)
+    noted = json.loads((tmp_path / check.PROGRESS).read_text(encoding="utf-8"))["greedy"]
+    assert noted.startswith("@torch.no_grad()\ndef greedy(model, ids, n):") and noted.endswith("(model, ids, n)\n")
+
+
+def noisy(x, w, b):
+    """A right head, and noise that seldom shows in a small result."""
+    return torch.nn.functional.dropout(RIGHT["head"][1](x, w, b), 0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_that_small_inputs_do_not_show_is_noise(seed):
+    assert CHECKERS["head"].judge(noisy, seed).id == "random"
+
+
 def test_a_check_mark_says_what_keeps_a_piece_out_of_the_capstone(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(globals(), "own_helper", RIGHT["head"][0])

@@ -1,5 +1,6 @@
 """The tokenizer."""
 
+import unicodedata
 from collections import Counter
 from itertools import pairwise
 
@@ -31,6 +32,16 @@ def step_loop(parts, ranks):
     result = parts.copy()
     result[where : where + 2] = [parts[where] + parts[where + 1]]
     return result
+
+
+def step_in_passing(parts, ranks):
+    out = list(parts)
+    i = 0
+    while i + 1 < len(out):
+        if out[i] + out[i + 1] in ranks:
+            out[i] += out.pop(i + 1)
+        i += 1
+    return out
 
 
 def step_sorted(parts, ranks):
@@ -153,6 +164,22 @@ def encode_recursive(text, ranks):
     return [ranks[part] for word in words for part in merge([bytes([b]) for b in word.encode()])]
 
 
+def encode_normalised(text, ranks):
+    return encode_steps(unicodedata.normalize("NFKC", text), ranks)
+
+
+known_words = {}
+
+
+def encode_remembering(text, ranks):
+    ids = []
+    for word in regex.findall(GPT2_PATTERN, text):
+        if word not in known_words:
+            known_words[word] = encode_steps(word, ranks)
+        ids += known_words[word]
+    return ids
+
+
 def encode_tiktoken(text, ranks):
     special = {}
     encoding = tiktoken.Encoding("x", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
@@ -208,6 +235,33 @@ WRONG = {
         ("right-part-kept", step_pairwise, "i + 2 :", "i + 1 :"),
         ("right-part-kept", step_loop, "where : where + 2", "where : where + 1"),
         ("rest-lost", step_sorted, " + right", ""),
+        (
+            "rank-zero",
+            step_loop,
+            "        if token in ranks:\n            if best is None or ranks[token] < best:",
+            "        if ranks.get(token):\n            if best is None or ranks[token] < best:",
+        ),
+        ("rank-zero", step_loop, "best is None or ranks", "not best or ranks"),
+        (
+            "merged-to-the-end",
+            step_loop,
+            "    result = parts.copy()\n    result[where : where + 2] = [parts[where] + parts[where + 1]]\n    return result\n",
+            "    joined = parts[:where] + [parts[where] + parts[where + 1]] + parts[where + 2 :]\n"
+            "    return step_loop(joined, ranks)\n",
+        ),
+        ("joined-in-passing", step_in_passing),
+        ("beginning-missed", step_loop, "range(len(parts) - 1)", "range(1, len(parts) - 1)"),
+        ("beginning-missed", step_loop, "if where is None", "if not where"),
+        ("next-part-lost", step_pairwise, "i + 2 :", "i + 3 :"),
+        (
+            "alphabetical",
+            step_loop,
+            "ranks[token] < best",
+            "token < best",
+            "best = ranks[token]",
+            "best = token",
+        ),
+        ("nothing-left", step_sorted, "return parts[:]", "return []"),
         (
             "joins-all",
             step_pairwise,
@@ -268,7 +322,40 @@ WRONG = {
             "min(t for t, n in count.items() if n == best)",
             "count.most_common(1)[0][0]",
         ),
+        ("other-ties", train_lists, "(-count[t], t)", "(-count[t], len(t), t)"),
         ("bytes-not-counted", train_counter, "range(vocab_size - 256)", "range(vocab_size)"),
+        ("ranks-from-zero", train_counter, "ranks[token] = len(ranks)", "ranks[token] = len(ranks) + 1"),
+        (
+            "pairs-for-tokens",
+            train_counter,
+            "count[left + right]",
+            "count[left, right]",
+            "min(t for t,",
+            "b''.join(min(t for t,",
+            "if n == best)",
+            "if n == best))",
+        ),
+        (
+            "space-before-a-word",
+            train_counter,
+            WORDS,
+            r"""regex.findall(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+", text)""",
+        ),
+        (
+            "once-in-a-word",
+            train_counter,
+            "for left, right in pairwise(parts):",
+            "for left, right in set(pairwise(parts)):",
+        ),
+        ("first-place-only", train_counter, "[token]\n", "[token]\n                    break\n"),
+        (
+            "single-pairs-left",
+            train_lists,
+            "        vocabulary.append(new)\n",
+            "        if count[new] == 1:\n            break\n        vocabulary.append(new)\n",
+        ),
+        ("least-frequent", train_lists, "(-count[t], t)", "(count[t], t)"),
+        ("lower-cased", train_counter, WORDS, "regex.findall(GPT2_PATTERN, text.lower())"),
         ("one-round-off", train_counter, "range(vocab_size - 256)", "range(vocab_size - 257)"),
         ("one-round-off", train_lists, "len(vocabulary) < vocab_size", "len(vocabulary) <= vocab_size"),
         (
@@ -374,8 +461,62 @@ WRONG = {
         ),
         ("lower-cased", encode_tokens, "GPT2_PATTERN, text", "GPT2_PATTERN, text.lower()"),
         ("raises", encode_steps, WORDS, "regex.findall(GPT2_PATTERN, text.encode())"),
+        ("remembered", encode_remembering),
+        ("random", encode_steps, "(text, ranks)", "(text, ranks, ids=[])", "    ids = []\n", ""),
+        (
+            "rank-zero",
+            encode_steps,
+            "ranks.get(a + b, 10**9) for",
+            "ranks.get(a + b) or 10**9 for",
+        ),
+        ("tokens-for-ids", encode_steps, "[ranks[part] for part in parts]", "parts"),
+        ("order-for-rank", encode_steps, "ids += [ranks[part]", "ids += [[*ranks].index(part)"),
+        (
+            "rightmost",
+            encode_steps,
+            "i = candidates.index(min(candidates))",
+            "i = len(candidates) - 1 - candidates[::-1].index(min(candidates))",
+        ),
+        ("last-pair-missed", encode_recursive, "zip(parts, parts[1:])", "zip(parts, parts[1:-1])"),
+        ("last-pair-missed", encode_steps, "while True:", "while len(parts) > 2:"),
+        ("space-in-front", encode_steps, WORDS, 'regex.findall(GPT2_PATTERN, f" {text}")'),
+        ("ends-stripped", encode_tokens, "GPT2_PATTERN, text", "GPT2_PATTERN, text.strip()"),
+        (
+            "text-changed",
+            encode_normalised,
+        ),
+        ("text-changed", encode_steps, WORDS, r'regex.findall(GPT2_PATTERN, "\n".join(text.split("\r\n")))'),
+        ("end-added", encode_steps, "return ids", "return ids + [len(ranks)]"),
+        ("end-added", encode_steps, "    ids = []\n", "    ids = [len(ranks)]\n"),
+        (
+            "space-before-a-word",
+            encode_steps,
+            WORDS,
+            r"""regex.findall(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+", text)""",
+        ),
     ],
     "decode": [
+        (
+            "one-for-several",
+            decode_list,
+            'bytes(data).decode(errors="replace")',
+            'regex.sub("\ufffd+", "\ufffd", data.decode(errors="replace"))',
+        ),
+        ("other-replacement", decode_join, 'errors="replace"', 'errors="backslashreplace"'),
+        (
+            "other-replacement",
+            decode_search,
+            'str(text, "utf-8", "replace")',
+            'str(text, "utf-8", "replace").replace("\ufffd", "?")',
+        ),
+        (
+            "nothing-for-a-bad-byte",
+            decode_search,
+            '    return str(text, "utf-8", "replace")\n',
+            "    try:\n        return text.decode()\n    except UnicodeDecodeError:\n        return ''\n",
+        ),
+        ("line-ends-changed", decode_search, '"replace")', r'"replace").replace("\r\n", "\n")'),
+        ("bom-swallowed", decode_join, '"utf-8"', '"utf-8-sig"'),
         ("order-for-rank", decode_list, "sorted(ranks, key=lambda token: ranks[token])", "list(ranks)"),
         ("order-for-rank", decode_join, "tokens[i] for i in ids", "list(ranks)[i] for i in ids"),
         ("strict", decode_join, '.decode("utf-8", errors="replace")', ".decode()"),

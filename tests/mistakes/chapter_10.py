@@ -181,6 +181,27 @@ def cache_mask(q, k, v, past=None):
     return weights @ v, (k, v)
 
 
+seen = {}
+
+
+def cache_kept(q, k, v, past=None):
+    if past is None:
+        seen.clear()
+    seen["k"] = torch.cat((seen["k"], k), 2) if seen else k
+    seen["v"] = torch.cat((seen["v"], v), 2) if "v" in seen else v
+    T, S = q.size(2), seen["k"].size(2)
+    mask = torch.ones(T, S).tril(S - T) == 1
+    return F.scaled_dot_product_attention(q, seen["k"], seen["v"], attn_mask=mask), (seen["k"], seen["v"])
+
+
+def cache_handed_back(q, k, v, past=None):
+    if past is None:
+        seen["pair"] = k, v
+    else:
+        seen["pair"] = tuple(torch.cat(both, 2) for both in zip(seen["pair"], (k, v)))
+    return cache_loop(q, k, v, past)[0], seen["pair"]
+
+
 def cache_sdpa(q, k, v, past=None):
     before = 0
     if past is not None:
@@ -455,6 +476,41 @@ WRONG = {
         ("one-cuts", top_p_scatter, "    if p >= 1:\n        return logits.softmax(-1)\n", ""),
     ],
     "draw": [
+        (
+            "one-row-for-all",
+            draw_count,
+            "probabilities.double()",
+            "probabilities[0].double().expand(probabilities.shape)",
+        ),
+        ("number-turned-round", draw_count, "numbers.double().unsqueeze(1)", "(1 - numbers).unsqueeze(1)"),
+        (
+            "sorted-first",
+            draw_search,
+            "    running = probabilities.double().cumsum(1)",
+            "    ordered, ids = torch.sort(probabilities, descending=True)\n    running = ordered.double().cumsum(1)",
+            "return torch.searchsorted(running, limit, right=True)[:, 0]",
+            "return ids.gather(1, torch.searchsorted(running, limit, right=True))[:, 0]",
+        ),
+        (
+            "equal-pieces",
+            draw_rows,
+            "limit, running, last = number * sum(row), 0.0, 0",
+            "row = [1.0] * len(row)\n        limit, running, last = number * sum(row), 0.0, 0",
+        ),
+        (
+            "softmax-again",
+            draw_search,
+            "probabilities.double()",
+            "torch.softmax(probabilities.double(), dim=-1)",
+        ),
+        (
+            "sum-below-one",
+            draw_search,
+            "numbers[:, None] * running[:, -1:]",
+            "numbers[:, None].contiguous()",
+            "right=True)[:, 0]",
+            "right=True)[:, 0].clamp(max=running.shape[1] - 1)",
+        ),
         ("impossible-at-zero", draw_search, "right=True", "right=False"),
         ("impossible-at-zero", draw_count, "running <= limit", "running < limit"),
         ("sum-below-one", draw_search, "numbers[:, None] * running[:, -1:]", "numbers[:, None].contiguous()"),
@@ -536,6 +592,18 @@ WRONG = {
             "    k = torch.cat((past[0], k), dim=2)\n    v = torch.cat((past[1], v), dim=2)\n",
         ),
         ("softmax-over-queries", cache_mask, ".softmax(-1)", ".softmax(-2)"),
+        (
+            "softmax-over-queries",
+            cache_mask,
+            "scores.masked_fill(~may_see, -torch.inf).softmax(-1)",
+            "scores.softmax(2)",
+        ),
+        ("past-mixed-up", cache_mask, "(past[0], k)", "(past[1], k)", "(past[1], v)", "(past[0], v)"),
+        ("past-mixed-up", cache_sdpa, "torch.cat([past[1], v], 2)", "torch.cat([past[0], v], 2)"),
+        ("zeros-for-infinity", cache_mask, "scores.masked_fill(~may_see, -torch.inf)", "(scores * may_see)"),
+        ("divided-by-D", cache_loop, "q.shape[-1] ** -0.5", "q.shape[-1] ** -1"),
+        ("kept-between-calls", cache_kept),
+        ("kept-between-calls", cache_handed_back),
         ("refused", cache_mask, "weights @ v, (k, v)", "weights @ v"),
     ],
 }

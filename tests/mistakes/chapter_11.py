@@ -18,6 +18,24 @@ def from_file(tensors):
     return ours
 
 
+def from_file_with_its_head(tensors):
+    own = from_file(tensors)
+    if "lm_head.weight" in tensors:
+        own["lm_head.weight"] = tensors["lm_head.weight"]
+    return own
+
+
+def from_file_without_prefix(tensors):
+    return {name.replace("transformer.", ""): tensor for name, tensor in from_file(tensors).items()}
+
+
+def from_file_with_too_many_prefixes(tensors):
+    own = from_file(tensors)
+    if "lm_head.weight" in tensors:
+        own["transformer.lm_head.weight"] = tensors["lm_head.weight"]
+    return own
+
+
 def from_file_by_pattern(tensors):
     result = {}
     for name in tensors:
@@ -108,6 +126,9 @@ RIGHT = {
 }
 WRONG = {
     "conv1d": [
+        ("head-of-the-file", from_file_with_its_head),
+        ("no-prefix", from_file_without_prefix),
+        ("head-with-prefix", from_file_with_too_many_prefixes),
         ("nothing-turned", from_file, "tensor.t() if name.endswith(TURNED) else tensor", "tensor"),
         ("nothing-turned", from_file_by_pattern, "tensor.transpose(0, 1)", "tensor"),
         (

@@ -3,6 +3,7 @@
 import codecs
 import math
 import numbers
+import re
 
 
 def stream_codecs(pieces):
@@ -51,6 +52,11 @@ def stream_attempts(pieces):
                 del buffer[: error.end - error.start]
         yield text
     yield buffer.decode("utf-8", errors="replace")
+
+
+def stream_one_sign(pieces):
+    for text in stream_codecs(pieces):
+        yield re.sub("\ufffd+", "\ufffd", text)
 
 
 def stream_bytes(pieces):
@@ -247,6 +253,41 @@ WRONG = {
         ("latin-1", stream_codecs, "decoder.decode(piece)", '"".join(map(chr, piece))'),
         ("shared-state", stream_with_memory),
         ("bom-swallowed", stream_codecs, '"utf-8"', '"utf-8-sig"'),
+        ("ascii", stream_codecs, '"utf-8"', '"ascii"'),
+        (
+            "stops-at-empty",
+            stream_codecs,
+            "        yield decoder.decode(piece)\n",
+            "        if not piece:\n            break\n        yield decoder.decode(piece)\n",
+        ),
+        (
+            "stripped",
+            stream_first_byte,
+            'yield ready.decode("utf-8", errors="replace")',
+            'yield ready.decode("utf-8", errors="replace").strip()',
+        ),
+        (
+            "line-ends-changed",
+            stream_codecs,
+            "decoder.decode(piece)",
+            r'decoder.decode(piece).replace("\r\n", "\n")',
+        ),
+        (
+            "one-for-several",
+            stream_one_sign,
+        ),
+        (
+            "one-for-each-byte",
+            stream_attempts,
+            'text += "\\ufffd"',
+            'text += "\\ufffd" * (error.end - error.start)',
+        ),
+        (
+            "one-for-each-byte",
+            stream_attempts,
+            'yield buffer.decode("utf-8", errors="replace")',
+            'yield "\ufffd" * len(buffer)',
+        ),
         ("refused", stream_codecs, "yield decoder.decode(piece)", "yield piece"),
     ],
     "limits": [
@@ -317,6 +358,20 @@ WRONG = {
             "isinstance(value, bool)",
         ),
         ("assert", limits_assert),
+        (
+            "clamped",
+            limits_ranges,
+            "    if type(temp",
+            "    if type(temperature) is float:\n        temperature = min(temperature, 2.0)\n    if type(temp",
+        ),
+        ("changed", limits_ranges, "return prompt,", "return prompt.strip(),"),
+        ("changed", limits_ranges, "max_new_tokens, temperature\n", "max_new_tokens, float(temperature)\n"),
+        (
+            "not-raised",
+            limits_ranges,
+            'raise ValueError("temperature must be a number from 0 to 2")',
+            "return None",
+        ),
         ("clamped", limits_clamped),
         (
             "not-raised",
