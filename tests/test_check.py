@@ -163,7 +163,9 @@ def test_a_decorated_piece_is_noted_with_its_decorators(tmp_path, monkeypatch):
 
     assert check.greedy(greedy)
     noted = json.loads((tmp_path / check.PROGRESS).read_text(encoding="utf-8"))["greedy"]
-    assert noted.startswith("@torch.no_grad()\ndef greedy(model, ids, n):") and noted.endswith("(model, ids, n)\n")
+    assert noted.startswith("@torch.no_grad()\ndef greedy(model, ids, n):") and noted.endswith(
+        "(model, ids, n)\n"
+    )
 
 
 def noisy(x, w, b):
