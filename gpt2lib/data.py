@@ -194,7 +194,7 @@ def write_shard(path: str | os.PathLike, tokens: np.ndarray, tokenizer: str = "g
     writer = ShardWriter(path, tokenizer)
     try:
         writer.write(tokens)
-    except ValueError:
+    except (ValueError, OSError):
         writer.discard()
         raise
     writer.close()

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from .checkpoint import latest_checkpoint, unwrap
+from .checkpoint import load_run, unwrap
 from .data import Corpus, load_corpus
 from .generate import generate
 from .gpt import GPT
@@ -226,8 +226,12 @@ def read_hellaswag(path: str | os.PathLike) -> list[dict]:
             continue
         try:
             entry = json.loads(line)
-            item = {"ctx": entry["ctx"], "endings": list(entry["endings"]), "label": int(entry["label"])}
-            if not (isinstance(item["ctx"], str) and 0 <= item["label"] < len(item["endings"])):
+            item = {"ctx": entry["ctx"], "endings": entry["endings"], "label": int(entry["label"])}
+            if not (isinstance(item["ctx"], str) and isinstance(item["endings"], list)):
+                raise ValueError
+            if not all(isinstance(text, str) and text for text in item["endings"]):
+                raise ValueError
+            if not 0 <= item["label"] < len(item["endings"]):
                 raise ValueError
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}, line {number} is not a HellaSwag item: {line[:60]!r}") from None
@@ -420,15 +424,19 @@ def evaluate_run(
     """
     if n_tokens is not None and n_tokens < 1:
         raise ValueError(f"n_tokens={n_tokens} must be at least 1")
-    model, tokenizer, result = from_pretrained(source).to(pick_device()), tokenizer_of(source), {}
+    result, settings = {}, None
+    if Path(source, "checkpoints").is_dir():
+        model, settings = load_run(source)
+    else:
+        model = from_pretrained(source)
+    model, tokenizer = model.to(pick_device()), tokenizer_of(source)
     if tokenizer is None:
         raise ValueError(
             f"{source} has a tokenizer that is neither 'gpt2' nor 'bytes'; it cannot be given a text"
         )
-    if Path(source, "checkpoints").is_dir():
-        settings = json.loads(Path(source, "config.json").read_text(encoding="utf-8"))
+    if settings is not None:
         corpus = corpus or settings["train"]["corpus"]
-        result["step"] = int(latest_checkpoint(Path(source)).name[5:])
+        result["step"] = int(Path(settings["checkpoint"]).name[5:])
     if corpus is None and (hellaswag_file is None or recite):
         raise ValueError(
             f"{source} does not say what it was trained on; name a corpus, such as 'shakespeare'"

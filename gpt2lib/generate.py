@@ -163,7 +163,7 @@ def check_sampling(
 
     def number(value, low: float, high: float = math.inf) -> bool:
         fits = isinstance(value, int | float) and not isinstance(value, bool)
-        return fits and math.isfinite(value) and low <= value <= high
+        return fits and low <= value <= high and value < math.inf  # NaN is none of these
 
     def whole(value, low: int) -> bool:
         return isinstance(value, int) and number(value, low)
@@ -464,6 +464,9 @@ def _sources(generator: torch.Generator | Sequence | None, n: int) -> list[torch
         generator = torch.randint(2**63 - 1, (n,), generator=generator, device=device).tolist()
     if len(generator) != n:
         raise ValueError(f"{len(generator)} generators for {n} prompts; give one for each, or one for all")
+    for seed in generator:
+        if not isinstance(seed, torch.Generator) and not (isinstance(seed, int) and -(2**63) <= seed < 2**64):
+            raise ValueError(f"seed={seed!r} must be a whole number of at most 64 bits, such as 1337")
     return [
         source if isinstance(source, torch.Generator) else torch.Generator().manual_seed(source)
         for source in generator

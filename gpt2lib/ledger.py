@@ -175,9 +175,10 @@ def read_ledger(run: str | os.PathLike) -> RunRecord:
 
 
 def _columns(path: Path, lines: list[dict], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """One array per name, of `names` and of whatever else the lines hold; NaN where a line lacks it."""
+    """One array per name, of `names` and of whatever else the lines hold; NaN where a line lacks it or has null."""
     every = dict.fromkeys(names) | {name: None for line in lines for name in line if name != "kind"}
-    found = {name: np.array([line.get(name, math.nan) for line in lines]) for name in every}
+    rows = [{name: value for name, value in line.items() if value is not None} for line in lines]
+    found = {name: np.array([row.get(name, math.nan) for row in rows]) for name in every}
     steps = found["step"]
     if len(repeats := steps[1:][np.diff(steps) <= 0]):
         raise ValueError(f"{path} holds step {repeats[0]} twice or out of order; two runs wrote to it")

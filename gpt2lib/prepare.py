@@ -56,6 +56,7 @@ class PrepareConfig:
 
     def __post_init__(self):
         get_tokenizer(self.tokenizer)
+        self.corpus, self.out = os.fspath(self.corpus), os.fspath(self.out)
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share={self.validation_share} must lie between 0 and 1, e.g. 0.01")
         for name in ("shard_tokens", "workers"):
@@ -181,7 +182,7 @@ def _read_lines(path: Path, name: str, field: str) -> Iterator[Piece]:
 def _text_of(line: bytes, where: str, field: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not a JSON object in UTF-8 ({error}); mend or remove the line") from None
     return _field(row if isinstance(row, dict) else {}, where, field)
 
@@ -241,7 +242,7 @@ class _Files:
             split = "train"
             for n, piece in enumerate(self.readers[i]()):
                 if piece.begins:  # the first document is always trained on
-                    held = n + i > 0 and _held_out(piece.text, self.share)
+                    held = n + sum(self.sizes[:i]) > 0 and _held_out(piece.text, self.share)
                     split = piece.split or ("validation" if held else "train")
                 if i > first or n >= done:
                     self.place, self.read = [i, n + 1], sum(self.sizes[:i]) + piece.read

@@ -145,9 +145,13 @@ def _download(name: str) -> Path:
 def _read_json(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; give a folder in Hugging Face layout")
+    return _parse_json(path.read_bytes(), path)
+
+
+def _parse_json(text: str | bytes, path: Path) -> dict:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; download the folder again") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged: it holds no JSON object; download the folder again")
@@ -166,7 +170,7 @@ def _read_config(path: Path) -> GPTConfig:
                 f"{path} does not say what it is: its header has no config; "
                 "put it into a folder as model.safetensors, beside its config.json, and give the folder"
             )
-        values = json.loads(text)
+        values = _parse_json(text, path)
     if values.get("model_type") != "gpt2":
         raise ValueError(f"{path} says model_type={values.get('model_type')!r}; only 'gpt2' can be loaded")
     for key, expected in FIXED.items():

@@ -112,6 +112,7 @@ class TrainConfig:
     dropout: float = 0.0  # share of activations dropped in training
 
     def __post_init__(self):
+        self.corpus, self.out = os.fspath(self.corpus), os.fspath(self.out)  # JSON holds no Path
         if self.preset not in RECIPES:
             raise ValueError(f"preset={self.preset!r} is unknown; choose one of {', '.join(RECIPES)}")
         for name, value in RECIPES[self.preset].items():
@@ -124,6 +125,8 @@ class TrainConfig:
             self, ("seed", "warmup_steps", "eval_interval", "sample_interval", "checkpoint_interval"), int, 0
         )
         _check_number(self, ("max_lr", "weight_decay", "grad_clip"), (int, float), 0)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed={self.seed} must be below 2**63")
         if self.min_lr is None:
             self.min_lr = 0.1 * self.max_lr
         _check_number(self, ("min_lr",), (int, float), 0)
@@ -178,7 +181,7 @@ def pick_device(device: str = "auto") -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={device!r} cannot be used here ({reason}); choose auto or cpu") from None
@@ -445,6 +448,12 @@ def _smaller(config: TrainConfig, most: int) -> str:
     )
 
 
+def _wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was told; a GPU answers before."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def _step_seconds(
     model: nn.Module,
     batch: tuple[torch.Tensor, torch.Tensor],
@@ -459,8 +468,7 @@ def _step_seconds(
         with autocast:
             _, loss = model(x, y)
         loss.backward()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        _wait_for(device)
         seconds = time.perf_counter() - begin
     model.zero_grad()
     return seconds
@@ -582,7 +590,7 @@ def evaluate_loss(
         mine = windows[start : start + batch_size * world_size][rank::world_size]
         batch = mine if len(mine) else windows[:1]  # each process runs the model as often as the others
         _, loss = model(batch[:, :-1].to(device), batch[:, 1:].to(device))
-        total += loss.double().cpu() * len(mine)
+        total += loss.cpu().double() * len(mine)  # Apple's GPUs have no float64
     model.train(training)
     if world_size > 1:
         total = total.to(device)
@@ -938,8 +946,7 @@ def _train(
             scaler.step(optimizer)  # with fp16, leaves out a step whose gradient overflowed
             scaler.update()
             optimizer.zero_grad()
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
+            _wait_for(device)
             rate = identity["sequences_per_step"] * shape.block_size / (time.perf_counter() - begin)
             finite = norm if math.isfinite(norm) else None  # JSON has no infinity
             log("step", step, loss=loss, lr=lr, grad_norm=finite, tokens_per_second=round(rate))

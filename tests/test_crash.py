@@ -360,9 +360,17 @@ def test_a_lock_ends_with_its_process_however_it_ends(running, corpus):
     process.wait()
     left = Path(config.out, "lock").read_text()
     assert str(process.pid) in left  # a killed process clears nothing away
-    Path(config.out, "lock").write_text(f"process {os.getpid()} on {platform.node()}")  # a number used again
+    Path(config.out, "lock").write_text("process 12345678 on a machine of another name")
     done = int(latest_checkpoint(config.out).name[5:])
-    train(replace(config, max_steps=done + 1, extend=True))
+    names = []
+    train(
+        replace(config, max_steps=done + 1, extend=True),
+        lambda line: names.append(Path(config.out, "lock").read_text()),
+    )
+    assert (
+        set(names) == {f"process {os.getpid()} on {platform.node()}"}
+        and not Path(config.out, "lock").read_text()
+    )
     assert latest_checkpoint(config.out).name == f"step_{done + 1:06d}"
 
 

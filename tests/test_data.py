@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import gpt2lib.prepare as prepare_module
 from gpt2lib import DataLoaderLite, TrainConfig, get_tokenizer, load_corpus, train
-from gpt2lib.data import HEADER_BYTES, TokenRow, open_shard, read_header, write_shard
+from gpt2lib.data import HEADER_BYTES, TINY_SHA256, TINY_URL, TokenRow, open_shard, read_header, write_shard
 from gpt2lib.evaluate import evaluate_run
 from gpt2lib.prepare import BLOCK, PrepareConfig, cut_text, prepare
 from gpt2lib.tokenizer import END_OF_TEXT
@@ -198,6 +198,15 @@ def test_copies_of_a_document_land_on_the_same_side(tmp_path):
     out = prepare(settings_for(tmp_path / "c.jsonl", tmp_path / "out"), progress=False)
     held_out, trained = texts(out, "validation"), texts(out, "train")
     assert held_out and not set(held_out) & set(trained[1:])  # the very first document is always trained on
+
+
+def test_the_first_document_is_always_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "_held_out", lambda text, share: True)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_bytes(b"")
+    (tmp_path / "corpus" / "b.jsonl").write_bytes(lines(["", "first", "second", "third"]))
+    out = prepare(settings_for(tmp_path / "corpus", tmp_path / "out"), progress=False)
+    assert (texts(out, "train"), texts(out, "validation")) == (["first"], ["second", "third"])
 
 
 @settings(deadline=None, max_examples=200)
@@ -521,6 +530,7 @@ SOURCES = [
     ),
     ("c.jsonl", b'["a"]\n', "line 1: no text in the field 'text'; the fields are none"),
     ("c.jsonl", b'{"text": null}\n', "line 1: no text in the field 'text'"),
+    ("c.jsonl", b"[" * 200_000, "c.jsonl, line 1: not a JSON object"),
     ("c.jsonl.gz", gzip.compress(lines(["a"] * 999))[:-9], "c.jsonl.gz is damaged or cut off"),
     ("c.jsonl.gz", lines(["a"]), "c.jsonl.gz is damaged or cut off"),
     ("c.txt.zst", b"a text", "c.txt.zst is damaged or cut off"),
@@ -552,6 +562,8 @@ def test_a_table_without_that_column_says_which_it_has(documents, tmp_path):
 
 
 def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file, no folder, and no name"):
+        prepare(PrepareConfig(tmp_path / "nowhere", tmp_path / "out"), progress=False)
     with pytest.raises(FileNotFoundError, match="no file, no folder, and no name"):
         prepare(settings_for(tmp_path / "nowhere.txt", tmp_path / "out"), progress=False)
     (tmp_path / "empty").mkdir()
@@ -629,6 +641,13 @@ def test_ids_that_are_none_are_refused_and_leave_no_file(tmp_path, tokens, token
     assert files(tmp_path) == {}
 
 
+def test_a_shard_that_does_not_fit_on_the_disk_leaves_no_file(tmp_path, monkeypatch):
+    stop_after(monkeypatch, 0)
+    with pytest.raises(OSError, match="No space left"):
+        write_shard(tmp_path / "s.bin", np.arange(9))
+    assert files(tmp_path) == {}
+
+
 def test_a_row_of_shards_is_the_row():
     whole = np.arange(100, dtype=np.uint16)
     parts = TokenRow([whole[:37], whole[37:38], whole[38:90], whole[90:]])
@@ -684,9 +703,9 @@ def test_a_last_shard_of_one_token_is_read():
 
 @pytest.mark.parametrize("n", [1, 2, 7, 1000, 70_000])
 def test_the_order_of_an_epoch_is_the_permutation_of_numpy(n):
-    loader = DataLoaderLite(np.zeros(n + 1, dtype=np.uint16), B=1, T=1)
-    for epoch in (0, 3):
-        expected = np.random.default_rng([1337, epoch]).permutation(n)
+    for seed, epoch in ((1337, 0), (1337, 3), (7, 0)):
+        loader = DataLoaderLite(np.zeros(n + 1, dtype=np.uint16), B=1, T=1, seed=seed)
+        expected = np.random.default_rng([seed, epoch]).permutation(n)
         assert np.array_equal(loader.order(epoch), expected) and loader.order(epoch).itemsize == 4
 
 
@@ -763,3 +782,36 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     assert done.returncode == 0, done.stderr
     small, large = map(int, done.stdout.split())  # KiB
     assert large < small + 10_000, done.stdout  # to hold all of it takes 30,000 more
+
+
+# --- a file as it is
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.text("ab\n \r\0é", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=25))
+def test_what_is_held_out_is_not_trained_on(tmp_path_factory, documents):
+    path = tmp_path_factory.mktemp("corpus") / "c.txt"
+    path.write_bytes(END_OF_TEXT.join([documents[0], " \n", *documents[1:]]).encode())
+    corpus, n = load_corpus(path), len(documents)
+    assert "".join(corpus.train + corpus.validation) == "".join(documents) and corpus.validation
+    if n >= 10:
+        assert corpus.validation == tuple(documents[n - n // 10 :])
+    else:
+        assert (
+            0.4
+            < (len("".join(corpus.train)) + 1) / len("".join(documents))
+            <= 0.9001 + 1 / len("".join(documents))
+        )
+
+
+def test_what_is_downloaded_is_checked(tmp_path, monkeypatch):
+    asked = []
+
+    def retrieve(url, known_hash, path, progressbar):
+        asked.append((url, known_hash))
+        (tmp_path / "input.txt").write_text("To be\n" * 99)
+        return str(tmp_path / "input.txt")
+
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    assert load_corpus("tinyshakespeare").name == "tinyshakespeare"
+    assert asked == [(TINY_URL, f"sha256:{TINY_SHA256}")]

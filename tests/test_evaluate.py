@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from transformers import GPT2LMHeadModel
 
 import gpt2lib.evaluate
 from gpt2lib import GPT, GPTConfig, load_corpus
-from gpt2lib.checkpoint import NANO, load_run
+from gpt2lib.checkpoint import NANO, load_run, save_checkpoint
 from gpt2lib.cli import main
 from gpt2lib.demo import Service, build_demo, load_models
 from gpt2lib.evaluate import (
     ITEMS,
+    bits_per_byte,
     ending_losses,
     evaluate_run,
     hellaswag,
@@ -114,6 +116,27 @@ def test_hellaswag_is_scored_as_transformers_would(nano, theirs):
     assert hellaswag(nano, ITEMS) == {"acc": right / 8, "acc_norm": right_norm / 8, "items": 8}
 
 
+def test_a_long_context_loses_its_beginning_and_an_empty_one_is_a_new_document(nano):
+    encoding, ending = get_tokenizer(), "puts it on the stove."
+    tail = encoding.encode_ordinary(" " + ending)
+    for context in ("one two three " * 200, ""):
+        ids = [encoding.eot_token, *encoding.encode_ordinary(context), *tail][-257:]
+        with torch.no_grad():
+            logits = nano(torch.tensor([ids[:-1]]))[0][0]
+        expected = F.cross_entropy(logits[-len(tail) :], torch.tensor(tail)).item()
+        ((total, mean),) = ending_losses(nano, context, [ending])
+        assert abs(mean - expected) < 1e-4 and abs(total - len(tail) * expected) < 1e-3
+
+
+def test_bits_per_byte_counts_the_bytes_of_what_was_scored():
+    encoding, text = get_tokenizer(), "Où? 🂡\n"
+    ids = [*encoding.encode_ordinary("x" + text), encoding.eot_token, *encoding.encode_ordinary(text)]
+    losses = np.linspace(1, 3, len(ids) - 1)
+    first = len(encoding.decode_single_token_bytes(ids[0]))
+    expected = losses.sum() / math.log(2) / (len(("x" + 2 * text).encode()) - first)
+    assert abs(bits_per_byte(losses, np.array(ids)) - expected) < 1e-9
+
+
 def test_a_compiled_model_is_evaluated_uncompiled(nano):
     def refuse(graph, inputs):
         raise AssertionError("compiled")
@@ -156,6 +179,10 @@ def test_hellaswag_file_is_read_as_it_is_published(tmp_path, monkeypatch):
     (tmp_path / "bad.jsonl").write_text(text + json.dumps(entry | {"label": 4}))
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 3 is not a HellaSwag item"):
         read_hellaswag(tmp_path / "bad.jsonl")
+    for endings in (["a", 5], ["a", ""], "ab", {"a": 1, "b": 2}):
+        (tmp_path / "bad.jsonl").write_text(json.dumps(entry | {"label": 0, "endings": endings}))
+        with pytest.raises(ValueError, match=r"bad\.jsonl, line 1 is not a HellaSwag item"):
+            read_hellaswag(tmp_path / "bad.jsonl")
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl is missing; give 'download'"):
         read_hellaswag(tmp_path / "none.jsonl")
 
@@ -192,6 +219,22 @@ def test_recited_is_reproducible_and_has_a_yardstick(nano):
     assert first != recited(nano, corpus, length=40, n=4, temperature=0.5, seed=1)
 
 
+@pytest.mark.parametrize(("split", "low", "high"), [("train", 1.0, 1.0), ("validation", 0.0, 0.5)])
+def test_recited_is_what_stands_in_the_training_text(nano, monkeypatch, split, low, high):
+    corpus, blank = load_corpus(), get_tokenizer().encode_single_token(" ")
+    tokens = corpus.tokens(split).astype(np.int64)
+    begin = np.flatnonzero(tokens == blank)[50] - 5
+    written = torch.from_numpy(tokens[begin : begin + 150])  # with a blank among them
+
+    def generate(model, start, length, *rest, **settings):
+        return torch.cat((start, written[:length].expand(4, -1)), dim=1)
+
+    monkeypatch.setattr(gpt2lib.evaluate, "generate", generate)
+    found = recited(nano, corpus, length=150)
+    assert low <= found["share"] <= high
+    assert (found["longest"] >= (written != blank).sum()) == (split == "train")  # blanks do not count
+
+
 def gpt2(words: str) -> tuple[int, str, str]:
     code, out, err = 0, io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -214,6 +257,18 @@ def test_eval_command_says_how_much_it_measured_and_what(tmp_path, nano):
     tokens = load_corpus().tokens("validation")[:601]
     assert abs(result["loss"] - token_losses(nano, tokens, 64).mean()) < 1e-6
     assert result["tokens"] == 600 and result["step"] == 5000
+
+
+def test_the_step_is_that_of_the_weights_that_were_measured(tmp_path, nano, monkeypatch):
+    """A run that goes on may save while it is measured."""
+    run = shutil.copytree(NANO, tmp_path / "run")
+
+    def save_then_answer():
+        save_checkpoint(run / "checkpoints" / "step_005001", nano, None, {"step": 5001})
+        return "cpu"
+
+    monkeypatch.setattr(gpt2lib.evaluate, "pick_device", save_then_answer)
+    assert evaluate_run(run, n_tokens=50)["step"] == 5000
 
 
 def test_eval_command_takes_models_from_elsewhere(tmp_path, nano):

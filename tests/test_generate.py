@@ -24,6 +24,7 @@ from gpt2lib.generate import (
     until,
     window_start,
 )
+from gpt2lib.gpt import sample
 from gpt2lib.tokenizer import get_tokenizer
 
 ENCODING = get_tokenizer("gpt2")
@@ -421,12 +422,20 @@ def test_ids_never_reach_the_padding(temperature):
         (dict(n_tokens=0), ["n_tokens=0"]),
         (dict(past_block_size="wrap"), ["wrap", "slide", "stop"]),
         (dict(generator=[1, 2, 3]), ["3 generators", "2 prompts"]),
+        (dict(generator=[1, 2**64]), ["seed=18446744073709551616", "64 bits"]),
+        (dict(generator=[1, "x"]), ["seed='x'", "64 bits"]),
+        (dict(temperature=float("inf")), ["temperature=inf"]),
     ],
 )
 def test_a_setting_without_a_meaning_is_refused_at_once(rule, words):
     with pytest.raises(ValueError) as error:
         stream(SMALL, [[1], [2, 3]], 1, **rule)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_numbers_without_end_are_numbers():
+    huge = next_token_probabilities(torch.tensor([[1.0, 2.0]]), temperature=10**400, top_k=10**400)
+    assert huge.tolist() == [[0.5, 0.5]]
 
 
 @pytest.mark.parametrize("idx", [[], [[]], [[1], []], [1, 2], torch.zeros(3, dtype=torch.long), [["a"]]])
@@ -574,3 +583,29 @@ def test_the_largest_logits_of_an_int8_head_are_exact():
     assert exact.max() < -30 and torch.equal(logits.argmax(-1), exact.argmax(-1))
     small.lm_head.exact = 0
     assert not torch.equal(small.lm_head(seen[0]).argmax(-1), exact.argmax(-1))  # what it is there for
+
+
+def test_the_sampler_of_chapter_5_reads_the_last_window_and_draws_no_padding():
+    model = lively(GPTConfig(block_size=8, vocab_size=50304, n_layer=1, n_head=2, n_embd=6))
+    model.transformer.wte.weight.data[50257:] = 9 * model.transformer.wte.weight.data[:47]
+    assert sample(model, torch.zeros(50, 1, dtype=torch.long), 4).max() < 50257
+    idx = torch.randint(97, (60, 30))
+    long, short = (sample(SMALL, ids, 6, torch.Generator().manual_seed(1)) for ids in (idx, idx[:, -24:]))
+    assert torch.equal(long[:, 30:], short[:, 24:])
+
+
+def test_bytes_are_written_where_the_vocabulary_is_padded():
+    model = lively(GPTConfig(block_size=8, vocab_size=320, n_layer=1, n_head=2, n_embd=6))
+    model.transformer.wte.weight.data[257:] *= 9
+    pieces = stream_text(model, "x", 60, seed=1, tokenizer="bytes", past_block_size="slide")
+    assert "".join(pieces)
+
+
+@torch.no_grad()
+def test_a_new_cache_holds_zeros():
+    torch.use_deterministic_algorithms(True)  # in this mode memory that nobody has written is NaN
+    try:
+        cache = KVCache(SMALL, 2)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not cache.k.any() and not cache.v.any()

@@ -34,6 +34,8 @@ def test_names_and_defaults_are_those_of_the_design():
         assert callable(getattr(gpt2lib, name))
     for name in ("nano", "mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"):
         assert TrainConfig.preset(name, out="x").model == GPTConfig.preset(name)
+    assert GPTConfig.preset("nano") == load_run(NANO)[0].config == GPTConfig(256, 50304, 4, 4, 128)
+    assert GPTConfig.preset("mini") == GPTConfig(512, 50304, 6, 6, 384)
 
 
 def test_configure_optimizers_takes_a_device_as_well_as_its_type():
@@ -41,6 +43,13 @@ def test_configure_optimizers_takes_a_device_as_well_as_its_type():
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     on_cuda = GPT(SMALL).configure_optimizers(device_type="cuda:0")  # a GPU's name works where its type does
     assert on_cuda.defaults["fused"]
+
+
+def test_a_frozen_weight_is_not_optimized():
+    model = GPT(SMALL)
+    model.transformer.wpe.requires_grad_(False)
+    optimized = [p for group in model.configure_optimizers().param_groups for p in group["params"]]
+    assert len(optimized) == len(list(model.parameters())) - 1
 
 
 def test_training_imports_nothing_heavy():
@@ -65,6 +74,7 @@ import gpt2lib.train, gpt2lib.cli, gpt2lib.demo
         (lambda: GPT(SMALL)(torch.full((1, 3), -1)), ["-1", "0 to 49"]),
         (lambda: GPT(SMALL)(torch.zeros(3, dtype=torch.long)), ["(3,)", "(B, T)"]),
         (lambda: DataLoaderLite(np.arange(4), B=1, T=4), ["4 tokens", "5"]),
+        (lambda: DataLoaderLite(np.arange(9), B=1, T=4, world_size=3), ["9 tokens", "13"]),
         (lambda: DataLoaderLite(np.arange(9), B=0, T=4), ["B=0", "at least 1"]),
         (lambda: DataLoaderLite(np.arange(9), B=1, T=-4), ["T=-4", "at least 1"]),
         (lambda: DataLoaderLite(np.arange(99), B=1, T=4, rank=2, world_size=2), ["rank=2", "0 to 1"]),
@@ -72,6 +82,7 @@ import gpt2lib.train, gpt2lib.cli, gpt2lib.demo
         (lambda: get_lr(0, warmup_steps=60, max_steps=50), ["warmup_steps=60", "max_steps"]),
         (lambda: TrainConfig.preset("nano", max_steps=0), ["max_steps=0", "at least 1"]),
         (lambda: TrainConfig.preset("nano", batch_size=-8), ["batch_size=-8", "at least 1"]),
+        (lambda: TrainConfig.preset("nano", seed=2**63), ["seed=9223372036854775808", "below 2**63"]),
         (lambda: TrainConfig.preset("nano", n_head=5), ["n_embd=128", "n_head=5"]),
         (lambda: generate(GPT(SMALL), torch.zeros(1, 2, dtype=torch.long), -1), ["max_new_tokens=-1"]),
         (
@@ -113,6 +124,7 @@ def test_a_path_that_is_missing_is_named(tmp_path, call):
 
 
 def test_the_shipped_model_writes():
+    assert not load_run(NANO)[0].training
     text = generate_text("ROMEO:\n", max_new_tokens=12, seed=1)
     assert text.startswith("ROMEO:\n") and len(text) > 12
     assert text == generate_text("ROMEO:\n", max_new_tokens=12, seed=1)
@@ -123,10 +135,16 @@ def test_an_altered_asset_is_refused():
         read_asset("gpt2.tiktoken", "0" * 64)
 
 
-def test_a_checkpoint_of_another_size_is_refused():
-    folder = latest_checkpoint(NANO)
-    with pytest.raises(ValueError, match="transformer.h"):
-        load_checkpoint(folder, GPT(GPTConfig.preset("nano", n_layer=3)))
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(n_layer=3), r"transformer\.h\.3\S+ is not part"),
+        (dict(n_embd=64), r"has shape \(384,\), expected \(192,\)"),
+    ],
+)
+def test_a_checkpoint_of_another_size_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        load_checkpoint(latest_checkpoint(NANO), GPT(GPTConfig.preset("nano", **change)))
 
 
 def test_a_reader_that_has_read_enough_is_no_error():

@@ -204,6 +204,9 @@ def test_first_weights_are_openais_and_predict_the_first_loss():
             (t.h[1].mlp.c_proj.weight, 0.02 / math.sqrt(6)),
         ):
             assert abs(weight.std().item() / std - 1) < 0.05
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:  # biases, and the gains of LayerNorms
+                assert (parameter == float("ln_" in name and name.endswith("weight"))).all(), name
         x, y = torch.randint(V, (6, 96)), torch.randint(V, (6, 96))
         predicted, error = math.log(V) + C * 0.02**2 / 2, math.sqrt(C * 0.02**2 / y.numel())
         with torch.no_grad():
@@ -233,3 +236,29 @@ def test_what_look_shows_is_what_the_model_computes(config, B, data):
             assert (averaged - used[layer]).abs().max() < 1e-6 * max(1, v.abs().max().item())
             middle = before + block.attn.c_proj(averaged)  # (B, T, C)
             assert torch.allclose(middle + block.mlp.c_proj(inside["mlp"][layer]), after, atol=1e-4)
+
+
+def test_dropout_acts_in_four_places_while_the_model_trains_and_nowhere_else():
+    shape = dict(block_size=8, vocab_size=30, n_layer=2, n_head=2, n_embd=12)
+    model, x = GPT(GPTConfig(**shape)), torch.randint(30, (3, 8))
+    block, expected = model.transformer.h[1], model(x)[0]
+    places = [(part, "p") for part in (model.transformer.drop, block.attn.resid_dropout, block.mlp.dropout)]
+    for part, name in [*places, (block.attn, "dropout")]:
+        setattr(part, name, 0.5)
+        assert not torch.equal(model.train()(x)[0], expected), part
+        assert torch.equal(model.eval()(x)[0], expected), part
+        setattr(part, name, 0.0)
+    assert torch.equal(model.train()(x)[0], expected)
+    model = GPT(GPTConfig(**shape, dropout=0.25))
+    rates = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert rates + [block.attn.dropout for block in model.transformer.h] == [0.25] * 7
+
+
+def test_the_loss_is_never_computed_in_16_bits():
+    model = GPT(GPTConfig(block_size=16, vocab_size=500, n_layer=1, n_head=2, n_embd=32)).bfloat16()
+    x = torch.randint(500, (2, 16))
+    with torch.no_grad():
+        loss, logits = model(x, x)[1], model(x)[0]
+    assert loss.dtype == torch.float32 and logits.dtype == torch.bfloat16
+    expected = F.cross_entropy(logits.float().flatten(0, 1), x.flatten())
+    assert abs(loss.item() - expected.item()) < 1e-3

@@ -22,6 +22,7 @@ from gpt2lib import GPT, GPTConfig, generate
 from gpt2lib.checkpoint import NANO, load_run
 from gpt2lib.cli import main
 from gpt2lib.evaluate import evaluate_run
+from gpt2lib.generate import Int8Linear
 from gpt2lib.pretrained import HUB, convert, tokenizer_of
 from gpt2lib.tokenizer import get_tokenizer
 
@@ -63,6 +64,7 @@ def read_folder(folder: Path) -> tuple[dict, dict]:
 
 def assert_equals(ours: GPT, theirs: GPT2LMHeadModel):
     config = ours.config
+    assert not ours.training
     tokens = torch.randint(config.vocab_size, (2, config.block_size))
     with torch.no_grad():
         assert (ours(tokens)[0] - theirs(tokens).logits).abs().max() < 1e-4
@@ -352,6 +354,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     broken = write_folder(tmp_path / "broken", values, tensors)
     (broken / "config.json").write_text("{")
     (tmp_path / "gpt2.pt").write_bytes(pickle.dumps(print))
+    for name, text in (("list", "[]"), ("half", '{"model_type": ')):
+        save_file(tensors, tmp_path / f"{name}.safetensors", {"config": text})
     for path, kind, words in [
         (pickled, ValueError, r"pickle, pytorch_model-00001-of-00002\.bin.*runs code"),
         (tmp_path / "gpt2.pt", ValueError, r"gpt2\.pt is no safetensors file.*runs code"),
@@ -361,6 +365,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         (tmp_path, FileNotFoundError, "config.json is missing"),
         (tmp_path / "nowhere", FileNotFoundError, "neither a path nor one of gpt2, gpt2-medium"),
         (tmp_path / "right" / "model.safetensors", ValueError, "header has no config; put it into a folder"),
+        (tmp_path / "list.safetensors", ValueError, "list.safetensors is damaged"),
+        (tmp_path / "half.safetensors", ValueError, "half.safetensors is damaged"),
     ]:
         with pytest.raises(kind, match=words):
             GPT.from_pretrained(path)
@@ -512,6 +518,11 @@ def test_convert_keeps_what_it_does_not_understand_and_refuses_the_rest(tmp_path
     assert "50,260 of 50,260 rows" in text and "tokenizer None" in text
     text = convert(NANO, tmp_path / "nano.safetensors")
     assert "50,257 of 50,304 rows" in text and "tokenizer 'gpt2'" in text
+    make_theirs(
+        tmp_path / "more", vocab_size=50260, n_layer=1
+    )  # GPT-2's tokenizer, and three tokens of its own
+    (tmp_path / "more" / "vocab.json").write_text(json.dumps(gpt2lib.pretrained._vocabulary("gpt2")))
+    assert "50,260 of 50,260 rows" in convert(tmp_path / "more", tmp_path / "more.safetensors")
     for source, target, run, words in [
         (tmp_path / "tuned", tmp_path / "run", True, "a vocabulary of 50260 that is neither"),
         (tmp_path / "nano.safetensors", tmp_path / "tuned", True, "stands there already"),
@@ -522,3 +533,28 @@ def test_convert_keeps_what_it_does_not_understand_and_refuses_the_rest(tmp_path
     with contextlib.suppress(SystemExit):
         main(["convert", "--checkpoint", str(tmp_path / "nowhere"), "--out", str(tmp_path / "x")])
     assert "gpt2: " in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_generate_hands_on_every_setting(tmp_path, monkeypatch, capsys):
+    given = {}
+
+    def spy(model, **settings):
+        int8 = any(isinstance(layer, Int8Linear) for layer in model.modules())
+        given.update(settings, int8=int8)
+        return iter(["!"])
+
+    monkeypatch.setattr("gpt2lib.cli.stream_text", spy)
+    words = "--max-new-tokens 7 --temperature 0.5 --top-k 3 --top-p 0.4 --min-p 0.1 --repetition-penalty 1.2 --stop A B"
+    main(f"generate --prompt Hi {words} --past-block-size stop --seed 9 --int8".split())
+    assert capsys.readouterr().out == "Hi!\n"
+    assert given == dict(
+        prompt="Hi", max_new_tokens=7, temperature=0.5, top_k=3, top_p=0.4, min_p=0.1, repetition_penalty=1.2,
+        stop=("A", "B"), past_block_size="stop", seed=9, tokenizer="gpt2", int8=True,
+    )  # fmt: skip
+    GPT(GPTConfig(8, 257, 1, 2, 12)).save_pretrained(tmp_path / "bytes", tokenizer="bytes")
+    main(["generate", "--checkpoint", str(tmp_path / "bytes")])
+    assert (given["tokenizer"], given["int8"], given["prompt"]) == ("bytes", False, "")
+    GPT(GPTConfig(8, 50, 1, 2, 12)).save_pretrained(tmp_path / "other", tokenizer=None)
+    with pytest.raises(SystemExit):
+        main(["generate", "--checkpoint", str(tmp_path / "other")])
+    assert "neither 'gpt2' nor 'bytes'" in capsys.readouterr().err

@@ -2,15 +2,18 @@
 
 import json
 import math
+import random
 import time
+from dataclasses import asdict
 
 import ablations
 import gpu_run
+import numpy as np
 import pytest
 import torch
 
 from gpt2lib.gpt import GPT, GPTConfig
-from gpt2lib.ledger import read_ledger
+from gpt2lib.ledger import FORMULAS, baseline_losses, flops_per_token, mfu, peak_flops, read_ledger, xz_loss
 from gpt2lib.train import TrainConfig, check_memory, memory_needed
 
 TINY = ablations.RECIPE | dict(
@@ -21,6 +24,68 @@ TINY = ablations.RECIPE | dict(
 
 def lines_of(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_ledger(folder, *rates: int, name: str = "NVIDIA H100 80GB HBM3", end: str = "") -> None:
+    header = dict(
+        kind="header",
+        step=0,
+        tokens_per_step=100,
+        world_size=2,
+        device={"name": name},
+        model=asdict(GPTConfig()),
+    )
+    steps = [
+        dict(kind="step", step=n, loss=2.0, lr=0.1, grad_norm=1.0, tokens_per_second=r)
+        for n, r in enumerate(rates)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in (header, *steps))
+    (folder / "ledger.jsonl").write_text(text + end)
+
+
+def test_a_record_is_what_its_lines_add_up_to(tmp_path):
+    write_ledger(tmp_path, 50, 200, end='{"kind": "step", "st')  # a line that is being written
+    record = read_ledger(tmp_path)
+    assert (record.tokens, record.seconds, record.tokens_per_second) == (200, 2.5, 80.0)
+    assert mfu(record) == pytest.approx(803_261_952 * 80 / 2 / 989e12)
+    assert mfu(record, "nanoGPT") == pytest.approx(855_166_464 * 80 / 2 / 312e12)
+    for end in ('{"kind": "step", "step": 1}\n', '{"kind": "step", "step": 0}\n', "{\n", "5\n"):
+        write_ledger(tmp_path, 50, 200, end=end)
+        with pytest.raises(ValueError, match="step [01] twice|line 4 is damaged"):
+            read_ledger(tmp_path)
+
+
+def test_floating_point_operations_and_peaks_are_those_of_the_three_formulas():
+    found = [flops_per_token(GPTConfig(), formula) for formula in FORMULAS]
+    assert found == [855_166_464, 803_261_952, 855_166_464]
+    peaks = {"NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H100 80GB HBM3": 989e12, "Tesla T4": 65e12,
+             "NVIDIA L40S": 362e12, "NVIDIA L4": 121e12, "NVIDIA A100-SXM4-40GB": 312e12, "AMD EPYC": None}  # fmt: skip
+    assert {name: peak_flops(name) for name in peaks} == peaks
+    assert peak_flops("AMD EPYC", "torchtitan") == peak_flops("Tesla T4", "nanoGPT") == 312e12
+
+
+def test_the_baselines_are_those_that_one_counts_by_hand():
+    train, held_out = np.array([0, 1, 0, 1, 2]), np.array([0, 1, 2])
+    found = baseline_losses(train, held_out, 3)
+    unigram = [3 / 8, 3 / 8, 2 / 8]  # each counted once more than it is there
+    assert found["uniform"] == pytest.approx(math.log(3))
+    assert found["unigram"] == pytest.approx(-(math.log(unigram[1]) + math.log(unigram[2])) / 2)
+    both = [
+        (2 + w * unigram[1]) / (2 + w) * (1 + w * unigram[2]) / (2 + w)
+        for w in (1, 3, 10, 30, 100, 300, 1000)
+    ]
+    assert found["bigram"] == pytest.approx(-math.log(max(both)) / 2)
+    text = "".join(random.Random(0).choices("abcdefgh", k=4000))  # 3 bits a letter
+    assert 3 < xz_loss(text, 4000) / math.log(2) < 3.6 and xz_loss(text, 4000, given=text) < 0.1
+
+
+def test_a_norm_that_overflowed_is_nan_in_the_record(tmp_path):
+    """In float16 a step whose gradient overflows is left out, and JSON has no infinity."""
+    lines = [dict(kind="header", step=0)]
+    lines += [dict(kind="step", step=n, loss=2.0, grad_norm=norm) for n, norm in enumerate((None, 1.5))]
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    norms = read_ledger(tmp_path).steps["grad_norm"]
+    assert norms.dtype == float and math.isnan(norms[0]) and norms[1] == 1.5
 
 
 def test_every_variant_is_trained_and_none_twice(tmp_path, monkeypatch):

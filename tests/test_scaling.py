@@ -30,6 +30,7 @@ STEPS = 50
 # `train`, in a process that can be told to stop or die at a step, and that lists the files it changes.
 TRAIN = """
 import json, os, signal, sys
+import torch
 from gpt2lib import DataLoaderLite, TrainConfig, train
 
 settings, stop, die, how = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -63,7 +64,10 @@ DataLoaderLite.batch_at = batch_at
 module = sys.modules["gpt2lib.train"]  # the package has the function under this name
 shard, module.shard = module.shard, lambda *args: (print("splits the model"), shard(*args))
 sys.addaudithook(watch)
+seeds, manual_seed = [], torch.manual_seed
+torch.manual_seed = lambda seed: (seeds.append(seed), manual_seed(seed))
 train(TrainConfig(**settings))
+print(f"rank {rank} has the seeds {seeds}", flush=True)
 print(f"rank {rank} changed {sorted(changed)}", flush=True)
 """
 
@@ -224,6 +228,12 @@ def test_only_the_first_process_writes(two, split):
         changed = dict(re.findall(r"rank (\d) changed (.*)", output))
         assert "ledger.jsonl" in changed["0"] and "state.json" in changed["0"]
         assert changed["1"] == "[]"
+
+
+def test_each_process_and_step_has_dropout_of_its_own(two):
+    (first, *mine), (again, *others) = (json.loads(s) for s in re.findall(r"has the seeds (.*)", two[1]))
+    assert first == again  # the same weights
+    assert len({*mine, *others}) == 2 * STEPS
 
 
 def test_tokens_a_step_are_stated_and_the_same(one, two):

@@ -13,12 +13,13 @@ import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import TRAIN, ledger, small, start, tensors, write_corpus
 
-from gpt2lib import GPT, GPTConfig, get_lr, train
+from gpt2lib import GPT, DataLoaderLite, GPTConfig, TrainConfig, get_lr, load_corpus, train
 from gpt2lib.checkpoint import (
     best_checkpoint,
     checkpoint_folders,
@@ -29,7 +30,7 @@ from gpt2lib.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from gpt2lib.train import memory_needed, pick_device
+from gpt2lib.train import evaluate_loss, evaluation_windows, memory_needed, pick_device, pick_dtype
 
 MODULE = sys.modules["gpt2lib.train"]  # the name gpt2lib.train is that of the function
 
@@ -48,16 +49,54 @@ def whole(corpus, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "cadence",
-    [
-        dict(eval_interval=1, sample_interval=1),
-        dict(eval_interval=0, sample_interval=0, checkpoint_interval=0),
-    ],
-)
-def test_looking_at_a_run_does_not_change_it(corpus, whole, tmp_path, cadence):
-    train(small(corpus, tmp_path / "run", **cadence))
-    assert tensors(tmp_path / "run") == tensors(whole)
+def test_looking_at_a_run_does_not_change_it(corpus, tmp_path):
+    often = dict(eval_interval=1, sample_interval=1)
+    seldom = dict(eval_interval=0, sample_interval=7, checkpoint_interval=0)
+    never = dict(eval_interval=0, sample_interval=0, checkpoint_interval=0)
+    runs = [tmp_path / "often", tmp_path / "seldom", tmp_path / "never"]
+    for run, cadence in zip(runs, (often, seldom, never)):
+        train(small(corpus, run, dropout=0.1, **cadence))
+    assert tensors(runs[0]) == tensors(runs[1]) == tensors(runs[2])
+
+
+def test_the_loop_takes_the_steps_that_are_written_out_here(corpus, tmp_path):
+    config = small(
+        corpus, tmp_path / "run", max_steps=7, grad_accum_steps=2, warmup_steps=2, grad_clip=0.5, weight_decay=0.3,
+        max_lr=3e-2, eval_interval=7, sample_interval=0,
+    )  # fmt: skip
+    train(config, quiet)
+    lines = {(line["kind"], line["step"]): line for line in ledger(config.out)}
+    tokens, held_out = (load_corpus(corpus).tokens(split, "bytes") for split in ("train", "validation"))
+    loader = DataLoaderLite(tokens, 4, 16, seed=config.seed)
+    torch.manual_seed(config.seed)
+    model = GPT(config.model)
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == many] for many in (True, False))
+    groups = [dict(params=matrices, weight_decay=0.3), dict(params=vectors, weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    for step in range(7):
+        lr = get_lr(step, 3e-2, 3e-3, 2, 7)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = sum(model(*loader.next_batch())[1] for _ in range(2)) / 2
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        for name, expected, tolerance in (
+            ("loss", loss.item(), 1e-3),
+            ("grad_norm", norm.item(), 0.03),
+            ("lr", lr, 1e-9),
+        ):
+            assert lines["step", step][name] == pytest.approx(expected, rel=tolerance), (step, name)
+        optimizer.step()
+        optimizer.zero_grad()
+    last = load_run(config.out)[0]
+    first, *_, final = np.linspace(0, (len(held_out) - 1) // 16 - 1, 4).round().astype(int) * 16
+    rows = torch.from_numpy(evaluation_windows(held_out, 16, 64))  # (4, 17)
+    assert rows[0].tolist() == held_out[first : first + 17].tolist()
+    assert rows[3].tolist() == held_out[final : final + 17].tolist()
+    for each, tolerance in ((last, 1e-5), (model, 1e-3)):
+        expected = each(rows[:, :-1], rows[:, 1:])[1].item()
+        assert lines["eval", 7]["loss"] == pytest.approx(expected, rel=tolerance)
+    assert lines["eval", 7]["tokens"] == 64
 
 
 def test_each_step_stands_in_the_ledger_once(corpus, tmp_path):
@@ -73,6 +112,26 @@ def test_each_step_stands_in_the_ledger_once(corpus, tmp_path):
         found = [line["step"] for line in ledger(config.out) if line["kind"] == kind]
         assert found == sorted(set(found))
     assert [line["step"] for line in ledger(config.out) if line["kind"] == "step"] == list(range(steps))
+
+
+def test_what_was_seen_at_the_step_of_a_resume_is_kept(corpus, whole, tmp_path):
+    """Stopped after step 10, at which a validation and a sample were due, and saved there."""
+    config = small(corpus, tmp_path / "run")
+
+    def stop(line):
+        if (line["kind"], line["step"]) == ("step", 9):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(config, stop)
+    assert latest_checkpoint(config.out).name == "step_000010"
+    train(config, quiet)
+    assert ledger(config.out) == ledger(whole)
+
+
+def test_clipping_is_turned_off_by_0(corpus, tmp_path):
+    for name, grad_clip in (("off", 0), ("beyond", 1e9), ("on", 0.1)):
+        train(small(corpus, tmp_path / name, max_steps=4, grad_clip=grad_clip), quiet)
+    assert tensors(tmp_path / "off") == tensors(tmp_path / "beyond") != tensors(tmp_path / "on")
 
 
 def test_a_finished_run_is_left_alone(corpus, whole):
@@ -93,6 +152,16 @@ def test_a_finished_run_is_left_alone(corpus, whole):
         dict(max_steps=30),
         dict(weight_decay=0.0),
         dict(max_lr=1e-3),
+        dict(min_lr=1e-5),
+        dict(warmup_steps=4),
+        dict(grad_clip=0.5),
+        dict(dropout=0.1),
+        dict(dtype="bfloat16"),
+        dict(n_head=3),
+        dict(n_embd=24),
+        dict(block_size=32),
+        dict(vocab_size=300),
+        dict(seed=7, extend=True),
     ],
     ids=str,
 )
@@ -101,6 +170,18 @@ def test_resuming_with_what_would_change_the_result_is_refused(corpus, whole, ch
         train(small(corpus, whole, **change))
     name = "sequences_per_step" if "batch_size" in change else next(iter(change))
     assert name in str(error.value)
+
+
+def test_resuming_with_another_text_is_refused(corpus, whole, tmp_path):
+    other = tmp_path / Path(corpus).name
+    other.write_text(Path(corpus).read_text(encoding="utf-8") + "!", encoding="utf-8")
+    with pytest.raises(ValueError, match="corpus_sha256 was"):
+        train(small(str(other), whole))
+
+
+def test_a_run_is_not_made_shorter_than_it_is(corpus, whole):
+    with pytest.raises(ValueError, match="has taken 20 steps already"):
+        train(small(corpus, whole, max_steps=12, extend=True))
 
 
 def flip(folder: Path):
@@ -151,7 +232,8 @@ def test_a_choice_of_speed_does_not_change_the_run(corpus, whole, tmp_path, flag
 def test_a_choice_of_speed_changes_no_more_than_the_last_digits(corpus, tmp_path, flag, monkeypatch):
     module = sys.modules["gpt2lib.train"]  # the name gpt2lib.train is also that of the function
     monkeypatch.setattr(module, "onednn_pays", lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise"))
-    settings = dict(vocab_size=8192, max_steps=8, eval_interval=0, sample_interval=0)
+    # 320 positions: the head takes 256, then the rest
+    settings = dict(vocab_size=8192, batch_size=20, max_steps=8, eval_interval=0, sample_interval=0)
     for value in (True, False):
         train(small(corpus, tmp_path / str(value), **{flag: value}, **settings), quiet)
     assert header(tmp_path / "False")["speed"][flag] == "off"
@@ -198,6 +280,71 @@ def test_throughput_is_timed_without_evaluation(corpus, tmp_path, monkeypatch):
     config = small(corpus, tmp_path / "run", max_steps=4, eval_interval=1)
     train(config, lambda line: rates.append(line["tokens_per_second"]) if line["kind"] == "step" else None)
     assert min(rates) > 4 * 16 / 0.5
+
+
+def test_bfloat16_computes_in_16_bits_and_keeps_the_weights_in_32(corpus, whole, tmp_path):
+    config = small(corpus, tmp_path / "run", dtype="bfloat16")
+    train(config, quiet)
+    assert 1e-5 < largest_difference(config.out, whole) < 0.02
+    weights = load_file(latest_checkpoint(config.out) / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_the_scale_of_float16_goes_on_where_it_was(corpus, tmp_path):
+    def stop(line):
+        if (line["kind"], line["step"]) == ("step", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    runs = [small(corpus, tmp_path / name, dtype="float16", max_steps=5) for name in ("whole", "parts")]
+    for config, on_line in zip([*runs, runs[1]], (quiet, stop, quiet)):
+        train(config, on_line)
+    states = [read_state(latest_checkpoint(config.out)) for config in runs]
+    assert states[0] == states[1] and "scale" in states[0]["scaler"]
+    assert tensors(runs[0].out) == tensors(runs[1].out)
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_type_that_is_only_emulated_is_not_chosen(monkeypatch, native, dtype):
+    def supported(including_emulation=True):
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert pick_dtype("auto", "cuda:0") == dtype and pick_dtype("auto", "cpu") == torch.float32
+
+
+def test_a_compiled_model_is_evaluated_uncompiled():
+    def refuse(graph, inputs):
+        raise AssertionError("compiled")
+
+    model = GPT(GPTConfig(block_size=8, vocab_size=50, n_layer=1, n_head=2, n_embd=6))
+    compiled, tokens = torch.compile(model, backend=refuse), np.arange(50)
+    assert evaluate_loss(compiled, tokens, 48, 2) == evaluate_loss(model, tokens, 48, 2)
+
+
+def test_a_loss_is_widened_on_the_cpu():
+    """Apple's GPUs have no float64."""
+
+    class OnApple(torch.Tensor):
+        def double(self):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    model = GPT(GPTConfig(block_size=8, vocab_size=50, n_layer=1, n_head=2, n_embd=6))
+    expected = evaluate_loss(model, np.arange(50), 48, 2)
+    model.register_forward_hook(lambda layer, inputs, output: (None, output[1].as_subclass(OnApple)))
+    assert evaluate_loss(model, np.arange(50), 48, 2) == expected
+
+
+def test_a_time_is_taken_when_the_device_has_done_its_work(corpus, tmp_path, monkeypatch):
+    rates = []
+    monkeypatch.setattr(MODULE, "_wait_for", lambda device: time.sleep(0.1))  # as for a GPU
+    train(
+        small(corpus, tmp_path / "run", max_steps=3),
+        lambda line: rates.append(line.get("tokens_per_second", 0)),
+    )
+    assert 0 < max(rates) < 4 * 16 / 0.1
 
 
 # Memory.
@@ -278,6 +425,37 @@ def test_the_best_checkpoint_is_kept_and_found_again(corpus, tmp_path, monkeypat
     assert [f.name for f in checkpoint_folders(config.out)] == ["step_000022"]
 
 
+def test_the_newest_checkpoint_is_that_of_the_highest_number(tmp_path):
+    model = GPT(GPTConfig(block_size=8, vocab_size=50, n_layer=1, n_head=2, n_embd=6))
+    for step in (999_999, 1_000_000):
+        save_checkpoint(tmp_path / "checkpoints" / f"step_{step:06d}", model, None, {"step": step})
+    (tmp_path / "checkpoints" / "step_best").mkdir()
+    assert latest_checkpoint(tmp_path).name == "step_1000000"
+
+
+def test_a_save_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls, checkpoint = [], sys.modules["gpt2lib.checkpoint"]
+    sync, replace_file = checkpoint.sync, os.replace
+    monkeypatch.setattr(checkpoint, "sync", lambda path: calls.append(path.name) or sync(path))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append(f"-> {b.name}") or replace_file(a, b))
+    model = GPT(GPTConfig(block_size=8, vocab_size=50, n_layer=1, n_head=2, n_embd=6))
+    save_checkpoint(tmp_path / "all" / "step_000001", model, None, {"step": 1})
+    files = ["model.safetensors", "state.json", "manifest.json", "step_000001.tmp"]
+    assert calls == [*files, "-> step_000001", "all"]
+    calls.clear()
+    checkpoint.atomic_write(tmp_path / "config.json", "{}")
+    assert calls == ["config.json.tmp", "-> config.json", tmp_path.name]
+
+
+def test_the_ledger_is_on_the_disk_before_its_checkpoint(corpus, tmp_path, monkeypatch):
+    calls, save, sync = [], MODULE.save_checkpoint, os.fsync
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: calls.append(os.fstat(file).st_ino) or sync(file))
+        patch.setattr(MODULE, "save_checkpoint", lambda *a, **k: calls.append("save") or save(*a, **k))
+        train(small(corpus, tmp_path / "run", max_steps=2), quiet)
+    assert calls[calls.index("save") - 1] == (tmp_path / "run" / "ledger.jsonl").stat().st_ino
+
+
 def test_a_checkpoint_of_a_wrapped_model_is_that_of_the_model(tmp_path):
     model = GPT(GPTConfig(block_size=8, vocab_size=50, n_layer=1, n_head=2, n_embd=6))
     wrapped = torch.nn.Module()
@@ -356,12 +534,25 @@ def test_the_schedule_has_its_golden_values():
         0.2,
         1.0,
     ]  # all of it warm-up: no division by zero
+    assert [get_lr(0, 1.0, 0.1, warmup_steps, 1) for warmup_steps in (0, 1)] == [
+        0.1,
+        1.0,
+    ]  # a run of one step
+    assert [get_lr(9), get_lr(49), get_lr(50)] == pytest.approx(
+        [6e-4, 6e-5, 6e-5]
+    )  # by default it ends on a tenth
 
 
 def test_apples_gpu_is_no_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert pick_device() == "mps"
+
+
+@pytest.mark.parametrize("device", ["banana", "meta", "cuda:99", ""])
+def test_a_device_that_cannot_be_used_is_refused(device):
+    with pytest.raises(ValueError, match=f"device='{device}' cannot be used here.*choose auto or cpu"):
+        pick_device(device)
 
 
 NAN = """
@@ -407,12 +598,34 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(corpus, tm
     assert all(parameter.isfinite().all() for parameter in load_run(config.out)[0].parameters())
 
 
+def test_a_gradient_that_is_not_finite_stops_as_well(corpus, tmp_path, monkeypatch):
+    real, left = MODULE.accumulate, iter(range(2))
+
+    def accumulate(model, *rest):
+        total = real(model, *rest)
+        if next(left, None) is None:
+            next(model.parameters()).grad[3] = float("inf")
+        return total
+
+    monkeypatch.setattr(MODULE, "accumulate", accumulate)
+    config = small(corpus, tmp_path / "run", checkpoint_interval=1)
+    with pytest.raises(FloatingPointError, match=r"step 2: loss \d.*gradient norm inf.*step_000002"):
+        train(config, quiet)
+    assert all(parameter.isfinite().all() for parameter in load_run(config.out)[0].parameters())
+
+
 @pytest.mark.parametrize("text", ["hello", "x\n" * 5, "hello world " * 2])
 def test_a_corpus_too_short_for_one_batch_is_refused_with_both_lengths(tmp_path, text):
     (tmp_path / "short.txt").write_text(text)
     with pytest.raises(ValueError, match=r"\d+ tokens"):
         train(small(str(tmp_path / "short.txt"), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_paths_may_be_paths(corpus, tmp_path):
+    settings = vars(small(corpus, tmp_path, max_steps=1))
+    run = train(TrainConfig(**{**settings, "corpus": Path(corpus), "out": tmp_path / "run"}), quiet)
+    assert header(run)["config"]["corpus"] == corpus
 
 
 def test_any_text_trains_from_the_command_line(tmp_path):
