@@ -2546,12 +2546,29 @@ def _other_eps(run, cases):
                 ),
             ],
         ),
+        Suspect(
+            "starts-elsewhere",
+            "the gain does not begin at ones, or the shift not at zeros. A new norm sets mean and variance, and changes nothing else.",
+            _NORM,
+            probe=lambda run, cases: next(
+                (
+                    key
+                    for key, begin in (("gain at the start", 1), ("shift at the start", 0))
+                    if bool((run(*cases[0])[key] != begin).any())
+                ),
+                False,
+            ),
+        ),
         Suspect("other-eps", "ε is another number than 10⁻⁵.", _NORM, probe=_other_eps),
     ],
 )
 def layer_norm(cls, n_embd, state, x):
     """Check a LayerNorm, a module `cls(n_embd)` with `weight` and `bias` (C,) and ε = 1e-5: (B, T, C) → (B, T, C)."""
-    return run_module(cls, n_embd, state, x)
+    result, start = run_module(cls, n_embd, state, x), cls(n_embd)
+    return result | {
+        "gain at the start": start.weight.data.float(),
+        "shift at the start": start.bias.data.float(),
+    }
 
 
 class _Block(Block):
@@ -3293,7 +3310,8 @@ def _story(reads, other_seed, n):
             break
     story["reads"] = counted
     story["order"] = "shuffled" if flat[:n].tolist() != list(range(n)) else "0, 1, 2, 3, …, as in the file"
-    for name, other in (("the second epoch", flat[n : 2 * n]), ("another seed", other_seed.reshape(-1)[:n])):
+    others = flat[n : 2 * n], flat[2 * n : 3 * n], other_seed.reshape(-1)[:n]
+    for name, other in zip(("the second epoch", "the third epoch", "another seed"), others):
         story[name] = "has another order" if flat[:n].tolist() != other.tolist() else "has the same order"
     moved = flat[n : 2 * n].tolist() == other_seed.reshape(-1)[:n].tolist()
     story["the first epoch of the next seed"] = (
@@ -3421,9 +3439,11 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
         ),
         Suspect(
             "same-order-each-epoch",
-            "every epoch has the same order: let the generator depend on the seed and on the epoch.",
+            "every epoch has the same order, or every second one: let the generator depend on the seed and on the epoch.",
             "The same order in every epoch",
-            probe=holds(lambda own, n: own[:n] == own[n : 2 * n] and sorted(own[:n]) == list(range(n))),
+            probe=holds(
+                lambda own, n: own[:n] in (own[n : 2 * n], own[2 * n :]) and sorted(own[:n]) == list(range(n))
+            ),
         ),
         Suspect(
             "world-size-forgotten",
@@ -3894,13 +3914,13 @@ def get_lr(f, it, max_lr, min_lr, warmup_steps, max_steps):
 def _adamw(p, grad, m, v, t, lr, betas, eps, weight_decay, slip=""):
     """One step of AdamW; `slip` makes a mistake."""
     old, (beta1, beta2) = (m, v), reversed(betas) if slip == "betas-exchanged" else betas
-    if slip == "decay-in-the-gradient":
+    if slip in ("decay-in-the-gradient", "decayed-twice"):
         grad = grad + weight_decay * p
-    keep1, keep2 = (1 - beta1, 1 - beta2) if slip == "averages-exchanged" else (beta1, beta2)
+    keep1 = 1 - beta1 if slip in ("averages-exchanged", "m-exchanged") else beta1
+    keep2 = 1 - beta2 if slip == "averages-exchanged" else beta2
     m = keep1 * m + (1 if slip in ("gradients-summed", "both-summed") else 1 - keep1) * grad
-    v = keep2 * v + (1 if slip == "both-summed" else 1 - keep2) * (
-        grad.abs() if slip == "not-squared" else grad**2
-    )
+    squares = {"not-squared": grad.abs(), "not-squared, with sign": grad, "average-squared": m**2}
+    v = keep2 * v + (1 if slip in ("both-summed", "v-summed") else 1 - keep2) * squares.get(slip, grad**2)
     t = (
         1
         if slip == "corrected-as-at-the-first"
@@ -3908,17 +3928,28 @@ def _adamw(p, grad, m, v, t, lr, betas, eps, weight_decay, slip=""):
     )
     c1 = 1 if slip in ("not-corrected", "m-not-corrected") else 1 - beta1**t
     c2 = 1 if slip in ("not-corrected", "v-not-corrected") else 1 - beta2**t
-    m_hat, v_hat = (old[0] / c1, old[1] / c2) if slip == "old-averages" else (m / c1, v / c2)
+    if slip == "beta-times-t":
+        c1, c2 = 1 - beta1 * t, 1 - beta2 * t
+    if slip == "one-beta-for-both":
+        c2 = c1
+    m_hat = (old[0] if slip in ("old-averages", "old m") else m) / c1
+    v_hat = (old[1] if slip in ("old-averages", "old v") else v) / c2
+    if slip == "gradient-for-average":
+        m_hat = grad
     root = {
         "eps-inside": (v_hat + eps).sqrt(),
         "no-root": v_hat + eps,
-        "eps-before-correction": (v.sqrt() + eps) / math.sqrt(c2),
+        "eps-before-correction": (v.sqrt() + eps) / math.sqrt(abs(c2)),
         "no-eps": v_hat.sqrt(),
+        "corrected-outside-the-root": v.sqrt() / c2 + eps,
     }.get(slip, v_hat.sqrt() + eps)
-    step = lr * m_hat / root
+    step = (1 if slip == "rate-missing" else lr) * m_hat / root
+    if slip == "decay-divided":
+        step = lr * (m_hat + weight_decay * p) / root
     decay = {
         "decay-in-the-gradient": 0,
         "no-decay": 0,
+        "decay-divided": 0,
         "decay-without-lr": weight_decay,
         "grows": -lr * weight_decay,
     }
@@ -3934,7 +3965,12 @@ def _adamw_cases(seed):
 
 
 _BIAS = "A memory of the last gradients"
-_ADAMW_FORMS = {"gradients-summed": ["both-summed"]}
+_ADAMW_FORMS = {
+    "gradients-summed": ["both-summed", "v-summed"],
+    "averages-exchanged": ["m-exchanged"],
+    "not-squared": ["not-squared, with sign"],
+    "old-averages": ["old m", "old v"],
+}
 
 
 @checker(
@@ -4021,6 +4057,38 @@ _ADAMW_FORMS = {"gradients-summed": ["both-summed"]}
                 "AdamW by hand",
             ),
             ("uphill", "the step goes up the gradient: it is subtracted.", "Downhill"),
+            (
+                "decayed-twice",
+                "the decay is added to the gradient, and shrinks the weight as well. It shrinks the weight, and nothing else.",
+                "Decay, kept apart",
+            ),
+            (
+                "decay-divided",
+                "the decay is divided by √v with the gradient's part. It stands apart: p shrinks by ηλp, whatever v is.",
+                "Decay, kept apart",
+            ),
+            (
+                "one-beta-for-both",
+                "both averages are corrected with β₁. That of v is 1 - β₂ᵗ.",
+                _BIAS,
+            ),
+            ("beta-times-t", "the bias correction is 1 - β·t. It is a power, 1 - βᵗ.", _BIAS),
+            (
+                "gradient-for-average",
+                "the step is taken along this gradient, not along the average m.",
+                _BIAS,
+            ),
+            (
+                "average-squared",
+                "v averages the squares of m. It is the average of the squared gradients.",
+                "Each weight its own step",
+            ),
+            (
+                "corrected-outside-the-root",
+                "√v is divided by 1 - β₂ᵗ. The correction belongs to v, under the root.",
+                "Each weight its own step",
+            ),
+            ("rate-missing", "the step is not multiplied by the learning rate.", "AdamW by hand"),
         )
     ],
     tolerance=1e-6,
@@ -4241,6 +4309,7 @@ def _clip(parameters, max_norm, slip=""):
         "mean-for-sum": (squares.sum() / sum(g.numel() for g in grads)).sqrt(),
         "weights-measured": sum((p.detach() ** 2).sum() for p in parameters).sqrt(),
         "last-tensor-only": squares[-1].sqrt(),
+        "longest-tensor": squares.max().sqrt(),
     }.get(slip, squares.sum().sqrt())
     limit = 1.0 if slip == "limit-fixed" else max_norm
     factor = limit / norm
@@ -4252,6 +4321,8 @@ def _clip(parameters, max_norm, slip=""):
         "unchanged",
     ):
         factor = 1.0
+    if slip in ("factor-upside-down", "scaled-to-one") and norm > limit:
+        factor = norm / limit if slip == "factor-upside-down" else 1 / norm
     if slip == "only-short-ones":
         factor = limit / norm if norm < limit else 1.0
     for g, length in zip(grads, squares.sqrt()):
@@ -4358,6 +4429,21 @@ def _no_gradient(run, cases):
                 (
                     "last-tensor-only",
                     "the length is that of the last tensor alone: is the sum begun anew in the loop?",
+                    "Clipping",
+                ),
+                (
+                    "longest-tensor",
+                    "the length is that of the longest tensor alone. The squares of all add up.",
+                    "Clipping",
+                ),
+                (
+                    "factor-upside-down",
+                    "the factor is upside down: long gradients become longer. It is max_norm / length.",
+                    "Clipping",
+                ),
+                (
+                    "scaled-to-one",
+                    "the gradients are scaled to the length 1, not to `max_norm`.",
                     "Clipping",
                 ),
                 (
@@ -5049,11 +5135,13 @@ _EVAL = {"kind": "eval", "step": 1, "loss": 7.5, "tokens": 9}
 _SAMPLE = {"kind": "sample", "step": 1, "text": "two\u2028lines"}
 _STEPS, _TWICE = [(0, 9.5), (1, 8.5)], [(0, 9.5), (1, 8.5), (2, 7.25), (1, 8.25)]
 _DAMAGED = [(0, 9.5), '{"kind": "st', (1, 8.5)]
+_EIGHT = [(step, 9 - step) for step in range(8)]
+_TENS = [(10, 9.5), (20, 8.5), (30, 8.25), (20, 7.5)]
 
 
 def _ledger_cases(seed):
     yield from [(_STEPS, ""), ([(0, 9.5), _EVAL, (1, 8.5)], ""), (_TWICE, ""), ([(0, 9.5)], '{"kind": "st')]
-    yield from [([(0, 9.5), _SAMPLE, (1, 8.5)], ""), (_DAMAGED, "")]
+    yield from [([(0, 9.5), _SAMPLE, (1, 8.5)], ""), (_DAMAGED, ""), (_DAMAGED[:2], ""), (_TENS, "")]
     begin = torch.randint(2, 5, ()).item()
     first = [(step, 9 - step / 8) for step in range(8)]
     second = [(step, 8 - step / 16) for step in range(begin, 6)]
@@ -5086,9 +5174,14 @@ _LINES = "A ledger is a list of lines"
         Suspect("evaluations-mixed-in", "evaluations are taken for steps: they have a `step` and a `loss`, too, and another `kind`.", _LINES, probe=lambda run, _: 7.5 in run([(0, 9.5), _EVAL], "")["losses"]),
         Suspect("both-kept", "after a resume a step stands in the result twice, or the steps go back.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["steps"] == [0, 1, 2, 1]),
         Suspect("first-kept", "of a step that was taken twice the first loss is kept. Those weights were lost: the later line counts.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["losses"][:2] == [9.5, 8.5]),
-        Suspect("stale-tail", "steps remain that the last start has not reached again. A line for step s makes all earlier lines from step s on obsolete.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["steps"] == [0, 1, 2]),
+        Suspect("stale-tail", "steps remain that the last start has not reached again. A line for step s makes all earlier lines from step s on obsolete.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["steps"] in ([0, 1, 2], [0, 2, 1])),
+        Suspect("last-start-only", "only the steps of the last start are there. Those before its first step still count.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["steps"] == [1]),
+        Suspect("places-for-steps", "the number of a step is taken for its place in the list. A log may begin later, or hold every tenth step.", "A log that forgets", probe=lambda run, _: run(_TWICE, "")["steps"] == [0, 1] and run(_TENS, "")["steps"] != [10, 20]),
+        Suspect("evaluations-cut", "an evaluation makes steps obsolete. Only a line of kind `step` does.", "A log that forgets", probe=lambda run, _: len(run(_EIGHT, "")["steps"]) == 8 > len(run([*_EIGHT, _EVAL], "")["steps"])),
+        Suspect("losses-first", "the losses come first. Return the steps, then the losses.", _LINES, probe=lambda run, _: run(_STEPS, "")["losses"] == [0, 1]),
         Suspect("torn-line-raises", "a torn last line ends it. What follows the last line break is still being written: leave it out.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and _raises(run, _STEPS, '{"kind')),
         Suspect("unicode-line-breaks", "`splitlines` also breaks lines at characters such as U+2028, which may stand in a sample. Split at `\\n` alone.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and _raises(run, [_SAMPLE, (0, 9.5)], "")),
+        Suspect("damaged-end-skipped", "a damaged last line passes although a line break follows it. Only what stands behind the last line break is torn.", _LINES, probe=lambda run, _: run(_DAMAGED, "")["refused with"] and not run(_DAMAGED[:2], "")["refused with"]),
         Suspect("damaged-line-skipped", "a damaged line in the middle passes in silence. It is not normal: raise a `ValueError`.", _LINES, probe=lambda run, _: not run(_DAMAGED, "")["refused with"]),
         Suspect("no-try", "the error of `json` comes through. A `JSONDecodeError` is a `ValueError`, but it does not name the line of the file: catch it, and raise one that does.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and "JSONDecodeError" in run(_DAMAGED, "")["refused with"]),
         Suspect("line-number-off", "the `ValueError` does not name the damaged line. The first line of a file is line 1.", _LINES, probe=lambda run, _: not _raises(run, _STEPS, "") and "does not" in run(_DAMAGED, "")["refused with"]),

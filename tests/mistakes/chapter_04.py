@@ -107,6 +107,8 @@ RIGHT = {
 }
 WRONG = {
     "layer_norm": [
+        ("starts-elsewhere", ByHand, "torch.ones(", "torch.zeros("),
+        ("starts-elsewhere", ByHand, "torch.zeros(", "torch.ones("),
         (
             "not-divided+no-gain",
             ByHand,

@@ -170,6 +170,7 @@ DRAW = "np.random.default_rng([seed, epoch]).permutation(n)"
 OWN = "(self.step * self.world_size + self.rank) * self.B"
 WRONG = {
     "windows": [
+        ("same-order-each-epoch", windows_places, "[seed, epoch]", "[seed, epoch % 2]"),
         ("first-epoch-only", windows_places, "[seed, epoch]", "seed", "order[position]", "order[place]"),
         ("counts-from-one", windows_places, "int(order[position])", "int(order[position]) + 1"),
         ("stands-still", windows_places, FIRST, "rank * B"),

@@ -135,6 +135,32 @@ WRONG = {
     ],
     "read_losses": [
         (
+            "last-start-only",
+            losses_stack,
+            '        while steps and steps[-1] >= entry["step"]:  # another start, from an older checkpoint\n            steps.pop()\n            losses.pop()\n',
+            '        if steps and steps[-1] >= entry["step"]:\n            steps, losses = [], []\n',
+        ),
+        ("places-for-steps", losses_stack, 'steps[-1] >= entry["step"]', 'len(steps) > entry["step"]'),
+        (
+            "evaluations-cut",
+            losses_by_step,
+            '            if entry.get("kind") == "step":\n                now = entry["step"]\n                kept = {step: loss for step, loss in kept.items() if step < now}\n',
+            '            now = entry.get("step", 10**9)\n            kept = {step: loss for step, loss in kept.items() if step < now}\n            if entry.get("kind") == "step":\n',
+        ),
+        ("losses-first", losses_stack, "return steps, losses", "return losses, steps"),
+        (
+            "damaged-end-skipped",
+            losses_stack,
+            "        except ValueError:\n",
+            "        except ValueError:\n            if number == len(whole):\n                break\n",
+        ),
+        (
+            "stale-tail",
+            losses_stack,
+            '        while steps and steps[-1] >= entry["step"]:  # another start, from an older checkpoint\n            steps.pop()\n            losses.pop()\n',
+            '        if entry["step"] in steps:\n            del losses[steps.index(entry["step"])]\n            steps.remove(entry["step"])\n',
+        ),
+        (
             "no-try",
             losses_stack,
             '        try:\n            entry = json.loads(line)\n        except ValueError:\n            raise ValueError(f"line {number} is damaged") from None\n',
