@@ -145,6 +145,18 @@ def test_queue_window_and_time_have_an_end(model):
         assert late.ended == "time" and time.monotonic() - begun < 5
 
 
+def test_those_who_wait_come_in_turn_and_may_leave(model):
+    ended = []
+    with engine_of(model, rows=1) as engine:
+        tickets = [engine.submit(encoded("ROMEO:\n"), 20, DRAWN, 1, tag) for tag in "abcd"]
+        for ticket in tickets:
+            ticket.wake = lambda ticket=ticket: ticket.ended and ended.append((ticket.tag, ticket.ended))
+        engine.cancel("c")
+        wait(tickets)
+    assert [tag for tag, why in ended if why == "length"] == ["a", "b", "d"] and ("c", "cancelled") in ended
+    assert not tickets[2].tokens
+
+
 def test_a_failing_step_is_told_and_survived(model):
     with engine_of(model) as engine:
         good, engine.batch.step = engine.batch.step, lambda: 1 / 0

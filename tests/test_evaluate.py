@@ -79,6 +79,7 @@ def test_each_token_is_scored_once_from_the_stated_context(n, stride, batch_size
 def test_loss_does_not_depend_on_the_batch_size(nano):
     tokens = load_corpus().tokens("validation")[:1001]
     means = [token_losses(nano, tokens, batch_size=size).mean() for size in (1, 3, 6)]
+    means.append(token_losses(nano, tokens, stride=128).mean())  # half a window, by default
     assert max(means) - min(means) < 1e-6
 
 
@@ -206,6 +207,8 @@ def test_memorised_finds_what_was_copied():
     mixed = np.concatenate([held_out[3000:3050], train[70_000:70_040], held_out[4000:4060]])
     found = memorised(mixed, train, n=30)
     assert 40 <= found["longest"] <= 46 and 40 <= found["share"] * 150 <= 46
+    for n, share in ((found["longest"], found["share"]), (found["longest"] + 1, 0.0)):  # a run of n counts
+        assert memorised(mixed, train, n)["share"] == share
     assert memorised(train[:500], train)["share"] == 1.0
     assert memorised(np.array([], dtype=int), train) == {"longest": 0, "share": 0.0}
 
@@ -268,7 +271,8 @@ def test_the_step_is_that_of_the_weights_that_were_measured(tmp_path, nano, monk
         return "cpu"
 
     monkeypatch.setattr(gpt2lib.evaluate, "pick_device", save_then_answer)
-    assert evaluate_run(run, n_tokens=50)["step"] == 5000
+    found = evaluate_run(run, n_tokens=50)
+    assert (found["step"], found["stride"], found["tokens"]) == (5000, 128, 50)
 
 
 def test_eval_command_takes_models_from_elsewhere(tmp_path, nano):

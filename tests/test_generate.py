@@ -249,6 +249,8 @@ def test_the_end_of_the_context_is_never_silent():
     assert stopped.shape == (1, 25) and torch.equal(stopped, slid[:, :25])
     rows = generate(SMALL, [[1] * 22, [2]], 9, past_block_size="stop")
     assert [len(row) for row in rows] == [25, 10]
+    rows = generate(SMALL, [[1] * 24, [2] * 23], 9, past_block_size="stop")
+    assert [len(row) for row in rows] == [25, 25]  # each where its own context ends
     with pytest.raises(ValueError, match="30 tokens.*block_size=24"):
         generate(SMALL, torch.zeros(1, 30, dtype=torch.long), 1, past_block_size="stop")
 
@@ -321,6 +323,17 @@ def test_the_distribution_is_the_stated_one(z, rule, data):
     if close > 1e-5:  # nearer than that, float32 may decide otherwise
         assert np.allclose(ours, expected, atol=1e-4)
         assert ((ours > 0).numpy() == (expected > 1e-40)).all() or (expected[expected > 0] < 1e-30).any()
+
+
+def test_the_penalty_makes_what_was_said_less_likely_whatever_its_sign():
+    logits, said = torch.tensor([[2.0, -2.0, -1.0, 1.0]]), torch.tensor([[True, True, False, False]])
+    found = next_token_probabilities(logits, repetition_penalty=2.0, said=said)
+    torch.testing.assert_close(found, torch.tensor([[1.0, -4.0, -1.0, 1.0]]).softmax(1))
+
+
+def test_a_temperature_near_0_takes_the_likeliest_of_large_logits():
+    for z in ([-150.0, -120.0, -121.0], [900.0, 1000.0, 999.0]):
+        assert next_token_probabilities(torch.tensor([z]), temperature=1e-300).tolist() == [[0.0, 1.0, 0.0]]
 
 
 @pytest.mark.parametrize(("top_p", "stay"), [(0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (0.96, 4), (0.0, 1)])

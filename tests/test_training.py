@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,7 +52,7 @@ def whole(corpus, tmp_path_factory) -> Path:
 
 def test_looking_at_a_run_does_not_change_it(corpus, tmp_path):
     often = dict(eval_interval=1, sample_interval=1)
-    seldom = dict(eval_interval=0, sample_interval=7, checkpoint_interval=0)
+    seldom = dict(eval_interval=3, sample_interval=0, checkpoint_interval=0)
     never = dict(eval_interval=0, sample_interval=0, checkpoint_interval=0)
     runs = [tmp_path / "often", tmp_path / "seldom", tmp_path / "never"]
     for run, cadence in zip(runs, (often, seldom, never)):
@@ -62,7 +63,7 @@ def test_looking_at_a_run_does_not_change_it(corpus, tmp_path):
 def test_the_loop_takes_the_steps_that_are_written_out_here(corpus, tmp_path):
     config = small(
         corpus, tmp_path / "run", max_steps=7, grad_accum_steps=2, warmup_steps=2, grad_clip=0.5, weight_decay=0.3,
-        max_lr=3e-2, eval_interval=7, sample_interval=0,
+        max_lr=3e-2, eval_interval=4, sample_interval=0,
     )  # fmt: skip
     train(config, quiet)
     lines = {(line["kind"], line["step"]): line for line in ledger(config.out)}
@@ -97,6 +98,7 @@ def test_the_loop_takes_the_steps_that_are_written_out_here(corpus, tmp_path):
         expected = each(rows[:, :-1], rows[:, 1:])[1].item()
         assert lines["eval", 7]["loss"] == pytest.approx(expected, rel=tolerance)
     assert lines["eval", 7]["tokens"] == 64
+    assert [step for kind, step in lines if kind == "eval"] == [0, 4, 7]
 
 
 def test_each_step_stands_in_the_ledger_once(corpus, tmp_path):
@@ -196,6 +198,8 @@ def test_an_altered_checkpoint_is_not_loaded(whole, tmp_path):
     shutil.copytree(whole, run)
     for folder in checkpoint_folders(run):
         flip(folder)
+        with pytest.raises(ValueError, match="model.safetensors is damaged"):
+            load_run(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises((ValueError, FileNotFoundError), match="run"):
@@ -406,6 +410,8 @@ def test_the_best_checkpoint_is_kept_and_found_again(corpus, tmp_path, monkeypat
     step = iter(losses.values())
     monkeypatch.setattr(MODULE, "evaluate_loss", lambda *args: next(step))
     config = small(corpus, tmp_path / "run", eval_interval=4, keep_last=1)
+    left = Path(config.out, "checkpoints", "step_000003.tmp")  # by a save that was killed
+    left.mkdir(parents=True)
 
     def stop(line):
         if (line["kind"], line["step"]) == ("step", 12):
@@ -413,6 +419,7 @@ def test_the_best_checkpoint_is_kept_and_found_again(corpus, tmp_path, monkeypat
 
     train(config, stop)
     assert [f.name for f in checkpoint_folders(config.out)] == ["step_000013", "step_000008"]
+    assert not left.exists()
     train(config, quiet)  # after a resume
     best = Path(config.out, "checkpoints", "step_000008")
     assert checkpoint_folders(config.out) == [best.with_name("step_000020"), best]
@@ -609,7 +616,10 @@ def test_a_gradient_that_is_not_finite_stops_as_well(corpus, tmp_path, monkeypat
 
     monkeypatch.setattr(MODULE, "accumulate", accumulate)
     config = small(corpus, tmp_path / "run", checkpoint_interval=1)
-    with pytest.raises(FloatingPointError, match=r"step 2: loss \d.*gradient norm inf.*step_000002"):
+    tokens = load_corpus(corpus).tokens("train", "bytes")
+    windows = DataLoaderLite(tokens, 4, 16, seed=config.seed).windows_at(2)
+    words = rf"step 2: loss \d.*gradient norm inf.*Windows of the batch: \[{re.escape(str(windows))}\].*step_000002"
+    with pytest.raises(FloatingPointError, match=words):
         train(config, quiet)
     assert all(parameter.isfinite().all() for parameter in load_run(config.out)[0].parameters())
 
