@@ -145,6 +145,14 @@ def test_queue_window_and_time_have_an_end(model):
         assert late.ended == "time" and time.monotonic() - begun < 5
 
 
+def test_the_token_that_ends_a_text_is_not_part_of_it(model):
+    with engine_of(model) as engine:
+        (whole,) = wait([engine.submit(encoded("ROMEO:\n"), 12, (0.0, 0, 1.0), 0)])
+        engine.end = whole[5]
+        ticket = engine.submit(encoded("ROMEO:\n"), 12, (0.0, 0, 1.0), 0)
+        assert wait([ticket]) == [whole[: whole.index(whole[5])]] and ticket.ended == "end"
+
+
 def test_those_who_wait_come_in_turn_and_may_leave(model):
     ended = []
     with engine_of(model, rows=1) as engine:

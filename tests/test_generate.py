@@ -331,6 +331,11 @@ def test_the_penalty_makes_what_was_said_less_likely_whatever_its_sign():
     torch.testing.assert_close(found, torch.tensor([[1.0, -4.0, -1.0, 1.0]]).softmax(1))
 
 
+def test_what_stands_in_the_prompt_was_said_too():
+    text = generate(SMALL, [[1, 2, 3]], 15, temperature=0, repetition_penalty=1e6)[0].tolist()
+    assert len(set(text)) == len(text)
+
+
 def test_a_temperature_near_0_takes_the_likeliest_of_large_logits():
     for z in ([-150.0, -120.0, -121.0], [900.0, 1000.0, 999.0]):
         assert next_token_probabilities(torch.tensor([z]), temperature=1e-300).tolist() == [[0.0, 1.0, 0.0]]
