@@ -1962,15 +1962,20 @@ def _multi_head(
     project=lambda y, w, b: F.linear(y, w, b),
     order=(0, 1, 2),
     turned=False,
+    biased=True,
+    reverse=False,
+    add=False,
     **switches,
 ):
-    H = w.size(1)
+    H, b = w.size(1), b if biased else 0 * b
+    if reverse:
+        w, b = w.flip(1), b.flip(1)
     if turned:
         w, b = w.transpose(0, 1), b.transpose(0, 1)
     if first:
         w, b = w[:, :1].expand_as(w), b[:, :1].expand_as(b)
     parts = [F.linear(x, w[j].flatten(0, 1), b[j].flatten()) for j in order]  # (B, T, C) each
-    return project(_heads(parts, H, **switches), w_o, b_o)
+    return project(_heads(parts, H, **switches), w_o, b_o) + (x if add else 0)
 
 
 _LAYOUT = [
@@ -2060,6 +2065,24 @@ def _multi_head_cases(seed):
                     dict(first=True),
                 ),
                 (
+                    "no-biases",
+                    "the biases of query, key and value are left out. Those of head h are b[:, h].",
+                    "Rung 1: one head, with loops",
+                    dict(biased=False),
+                ),
+                (
+                    "heads-reversed",
+                    "the heads lie side by side in the opposite order. Head 0 comes first.",
+                    _HEADS,
+                    dict(reverse=True),
+                ),
+                (
+                    "adds-its-input",
+                    "the input is added to the result. In this book the block does that, not the attention.",
+                    _HEADS,
+                    dict(add=True),
+                ),
+                (
                     "no-projection",
                     "the output projection is missing: the heads lie side by side, and nothing mixes them.",
                     _HEADS,
@@ -2096,17 +2119,20 @@ def multi_head(f, x, w, b, w_o, b_o):
 class _Attention(CausalSelfAttention):
     """The reference with switches for what is often done wrong."""
 
-    def __init__(self, config, thirds=False, project=True, order=(0, 1, 2), **switches):
+    def __init__(self, config, thirds=False, project=True, order=(0, 1, 2), add=False, **switches):
         super().__init__(config)
         self.thirds, self.project, self.order, self.switches = thirds, project, order, switches
+        self.add = add
 
     def forward(self, x):
         made = self.c_attn(x)  # (B, T, 3C)
         parts = made.chunk(3, -1)
         if self.thirds:
             parts = [z.flatten(2) for z in made.unflatten(-1, (self.n_head, 3, -1)).unbind(3)]
+        if self.thirds == "dealt":
+            parts = made.unflatten(-1, (-1, 3)).unbind(-1)
         y = _heads([parts[j] for j in self.order], self.n_head, **self.switches)
-        return self.c_proj(y) if self.project else y
+        return (self.c_proj(y) if self.project else y) + (x if self.add else 0)
 
 
 def _sizes(C, H, dropout=0.0):
@@ -2144,9 +2170,16 @@ def _attention_cases(seed):
             [
                 (
                     "thirds-within-heads",
-                    "query, key and value are taken from each head's own third. All queries come first, then all keys, then all values.",
+                    "query, key and value are taken from thirds of each head, or of each channel. All queries come first, then all keys, then all values.",
                     _ONE,
                     dict(thirds=True),
+                    dict(thirds="dealt"),
+                ),
+                (
+                    "adds-its-input",
+                    "the input is added to the result. In this book the block does that, not the attention.",
+                    _HEADS,
+                    dict(add=True),
                 ),
                 ("no-projection", "the output projection `c_proj` is not used.", _HEADS, dict(project=False)),
                 (
@@ -2402,21 +2435,25 @@ class _LayerNorm(nn.LayerNorm):
         early=False,
         detach=False,
         raw=False,
-        std=False,
+        std=None,
+        around=False,
     ):
         super().__init__(n)
+        self.around = around
         self.how = dims, mean, correction, eps, outside, power, gain, shift, early, detach, raw
         self.std = std
 
     def forward(self, x):
         dims, mean, correction, eps, outside, power, gain, shift, early, detach, raw = self.how
         centred = x - x.mean(dims, keepdim=True) if mean else x
-        if self.std:
-            return self.weight * centred / (x.std(-1, keepdim=True) + 1e-5) + self.bias
+        if self.std is not None:
+            return self.weight * centred / (x.std(-1, keepdim=True) + self.std) + self.bias
+        if detach == "mean":
+            centred = x - x.mean(dims, keepdim=True).detach()
         n = math.prod(x.shape[d] for d in dims) - correction
         spread = (x if raw else centred).square().sum(dims, keepdim=True) / n
-        spread = (spread.detach() if detach else spread) + eps
-        normal = centred / (spread**power + outside)
+        spread = (spread.detach() if detach is True else spread) + eps
+        normal = (x if self.around else centred) / (spread**power + outside)
         if early:
             return (normal + self.bias) * self.weight
         return normal * (self.weight if gain else 1) + (self.bias if shift else 0)
@@ -2498,6 +2535,7 @@ def _other_eps(run, cases):
                     "the mean is not subtracted. That is RMSNorm, which later models have.",
                     _NORM,
                     dict(mean=False),
+                    dict(around=True),
                 ),
                 (
                     "divided-by-variance",
@@ -2527,15 +2565,17 @@ def _other_eps(run, cases):
                 ),
                 (
                     "statistics-detached",
-                    "the output is right, but the variance is detached: its part of the gradient is missing.",
+                    "the output is right, but mean or variance is detached: its part of the gradient is missing.",
                     "What it keeps and what it forgets",
                     dict(detach=True),
+                    dict(detach="mean"),
                 ),
                 (
                     "std-plus-eps",
                     "it divides by `x.std() + ε`, as the Annotated Transformer does: `std` divides by C - 1, and ε belongs under the root.",
                     _NORM,
-                    dict(std=True),
+                    dict(std=1e-5),
+                    dict(std=1e-6),
                     dict(correction=1, eps=0, outside=1e-5),
                 ),
                 (

@@ -257,6 +257,9 @@ WRONG = {
         ("random", head_matmul, "dim=-1)\n", "dim=-1)\n    weights = F.dropout(weights, 0.3)\n"),
     ],
     "multi_head": [
+        ("no-biases", many_einsum, " + b[:, None, :, None]", ""),
+        ("heads-reversed", many_one_by_one, "range(w.size(1))", "reversed(range(w.size(1)))"),
+        ("adds-its-input", many_sdpa, "return F.linear(", "return x + F.linear("),
         ("first-axis-for-heads", many_one_by_one, "w[j, h], b[j, h]", "w[h][j], b[h][j]"),
         (
             "first-axis-for-heads",
@@ -362,6 +365,13 @@ WRONG = {
         ("no-scale+no-projection", many_einsum, " / D**0.5", "", " @ w_o.T + b_o", ""),
     ],
     "attention": [
+        ("adds-its-input", MaskedAttention, "return self.dropout(", "return x + self.dropout("),
+        (
+            "thirds-within-heads",
+            MaskedAttention,
+            "self.c_attn(x).split(C, dim=2)",
+            "self.c_attn(x).view(B, T, C, 3).unbind(-1)",
+        ),
         ("view-after-transpose", MaskedAttention, ".contiguous()", ""),
         ("no-mask", MaskedAttention, FILL, ""),
         ("no-mask", FusedAttention, ", is_causal=True", ""),

@@ -107,6 +107,14 @@ RIGHT = {
 }
 WRONG = {
     "layer_norm": [
+        ("no-mean", ByHand, "(x - mean)", "x"),
+        (
+            "statistics-detached",
+            ByHand,
+            "mean = x.mean(-1, keepdim=True)",
+            "mean = x.mean(-1, keepdim=True).detach()",
+        ),
+        ("std-plus-eps", ByHand, "torch.sqrt(var + 1e-5)", "(x.std(-1, keepdim=True) + 1e-6)"),
         ("starts-elsewhere", ByHand, "torch.ones(", "torch.zeros("),
         ("starts-elsewhere", ByHand, "torch.zeros(", "torch.ones("),
         (
