@@ -355,7 +355,7 @@ def load_run(run: str | os.PathLike) -> tuple[GPT, dict]:
         raise FileNotFoundError(f"{run} is not a run directory: {path} is missing; check the path")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        model = GPT(GPTConfig(**config["model"]))
+        model, _ = GPT(GPTConfig(**config["model"])), config["tokenizer"]  # both have to be there
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); repeat the command that made the run") from None
     while folder := given or latest_checkpoint(run):

@@ -795,6 +795,8 @@ def for_generation(model: GPT, int8: bool = False) -> GPT:
     Chapter: :doc:`/notebooks/10_generation`
     """
     model = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
+    if isinstance(model.lm_head, Int8Linear):  # made by this function
+        return model
     if not int8:
         for layer in model.modules():
             if isinstance(layer, nn.Linear):

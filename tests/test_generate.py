@@ -581,6 +581,8 @@ def test_int8_is_near_and_its_rows_are_independent(n_embd):
     assert (
         all(b.dtype == torch.int8 for b in weights) and len(weights) == 9
     )  # the head and the embedding are one
+    for int8 in (True, False):
+        assert torch.equal(for_generation(small, int8)(idx)[0], small(idx)[0])  # again: stays what it is
     several = [[1, 2, 3], [4], list(range(12))]
     together = generate(small, several, 12, generator=[1, 2, 3], past_block_size="slide")
     for row, ids in enumerate(several):

@@ -354,6 +354,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     broken = write_folder(tmp_path / "broken", values, tensors)
     (broken / "config.json").write_text("{")
     (tmp_path / "gpt2.pt").write_bytes(pickle.dumps(print))
+    nameless = tmp_path / "nameless"  # a run directory that does not say its tokenizer
+    (nameless / "checkpoints").mkdir(parents=True)
+    config = json.loads((NANO / "config.json").read_text(encoding="utf-8"))
+    (nameless / "config.json").write_text(json.dumps({"model": config["model"]}))
     for name, text in (("list", "[]"), ("half", '{"model_type": ')):
         save_file(tensors, tmp_path / f"{name}.safetensors", {"config": text})
     for path, kind, words in [
@@ -362,6 +366,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         (cut, ValueError, "cut is damaged"),
         (lost, FileNotFoundError, "model-00002-of-00002.safetensors is missing"),
         (broken, ValueError, "config.json is damaged"),
+        (nameless, ValueError, r"config.json is damaged \(KeyError\('tokenizer'\)\)"),
         (tmp_path, FileNotFoundError, "config.json is missing"),
         (tmp_path / "nowhere", FileNotFoundError, "neither a path nor one of gpt2, gpt2-medium"),
         (tmp_path / "right" / "model.safetensors", ValueError, "header has no config; put it into a folder"),
