@@ -20,6 +20,7 @@ import json
 import linecache
 import math
 import numbers
+import operator
 import os
 import textwrap
 import threading
@@ -2949,7 +2950,7 @@ _SPREADS = {
 
 def _first_weights(parameters, config):
     """The spread of each kind of weights, over what it should be, to one digit; exact for biases and LayerNorms."""
-    found = {}
+    found, middle = {}, {}
     for end, std in _SPREADS.items():
         all_ = torch.cat([p.detach().flatten() for n, p in parameters.items() if n.endswith(end)])
         std = std / math.sqrt(2 * config.n_layer) if end.startswith("c_proj") else std
@@ -2957,13 +2958,19 @@ def _first_weights(parameters, config):
         found[f"first weights of {end}, standard deviation in units of {std:.4g}"] = (
             round(all_.std().item() / std, 1) if enough else 1.0
         )
+        if enough:
+            middle[f"first weights of {end}, mean in units of {std:.4g}"] = round(all_.mean().item() / std)
     biases = [p.detach().abs().max().item() for n, p in parameters.items() if n.endswith("bias")]
     gains = [
         (p.detach() - 1).abs().max().item()
         for n, p in parameters.items()
         if ".ln_" in n and n.endswith("weight")
     ]
-    return found | {"largest bias at first": max(biases), "largest distance of a gain from 1": max(gains)}
+    return (
+        found
+        | middle
+        | {"largest bias at first": max(biases), "largest distance of a gain from 1": max(gains)}
+    )
 
 
 def _first(*ends):
@@ -2975,6 +2982,12 @@ def _first(*ends):
         return any(low <= found[key] <= high for low, high in ends[1:]) and key
 
     return probe
+
+
+def _off_centre(run, cases):
+    """The key of the first weights that do not lie around 0."""
+    found = run(*cases[1])
+    return next((key for key, value in found.items() if ", mean in units" in key and value), False)
 
 
 def _says(key, value, case=0):
@@ -3074,6 +3087,18 @@ def _one_position(run, cases):
             "the head has a table of its own. Tie it: `self.lm_head.weight = self.transformer.wte.weight`.",
             "A head of its own",
             probe=_says("the head is the table", False),
+        ),
+        Suspect(
+            "mean-not-zero",
+            "the first weights do not lie around 0. The first number that `normal_` takes is the mean: write `std=0.02`.",
+            "The first weights",
+            probe=_off_centre,
+        ),
+        Suspect(
+            "seed-inside",
+            "the model sets the seed itself: whatever seed the caller has chosen, the first weights are the same, and all random numbers after them.",
+            "The first weights",
+            probe=_says("a model after another seed", "has the same weights"),
         ),
         Suspect(
             "table-as-pytorch-draws-it",
@@ -3269,6 +3294,10 @@ def _looked_over(cls, config, idx, targets):
     result["the head is the table"] = len(shared) == 1
     result["parameters"] = sum(p.numel() for p in model.parameters())
     result |= _first_weights(mine, config)
+    torch.manual_seed(1)
+    table = dict(cls(config).named_parameters(remove_duplicate=False))["transformer.wte.weight"]
+    same = torch.equal(table, mine["transformer.wte.weight"])
+    result["a model after another seed"] = f"has {'the same' if same else 'other'} weights"
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name in want:  # larger than first weights are, so that each part matters
@@ -3353,11 +3382,19 @@ def _story(reads, other_seed, n):
     others = flat[n : 2 * n], flat[2 * n : 3 * n], other_seed.reshape(-1)[:n]
     for name, other in zip(("the second epoch", "the third epoch", "another seed"), others):
         story[name] = "has another order" if flat[:n].tolist() != other.tolist() else "has the same order"
+        if n > 10 and story[name] == "has another order" and _turned(flat[:n].tolist(), other.tolist()):
+            story[name] = "has the same order, begun at another window"
     moved = flat[n : 2 * n].tolist() == other_seed.reshape(-1)[:n].tolist()
     story["the first epoch of the next seed"] = (
         "is the second of this one" if moved else "is none of this one"
     )
     return story
+
+
+def _turned(order, other):
+    """Whether one order is the other, begun elsewhere."""
+    places = [i for i, window in enumerate(other) if window == order[0]]
+    return any(other[i:] + other[:i] == order for i in places)
 
 
 def _often(times):
@@ -3486,6 +3523,12 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
             ),
         ),
         Suspect(
+            "turned-each-epoch",
+            "each epoch has the order of the first, begun at another window. Shuffle anew: let the generator depend on the seed and on the epoch.",
+            "The same order in every epoch",
+            probe=holds(lambda own, n: own[:n] != own[n : 2 * n] and _turned(own[:n], own[n : 2 * n])),
+        ),
+        Suspect(
             "world-size-forgotten",
             "a step goes on by B places, as if there were one process. With W of them it is B · W, and the ranks overlap.",
             _STREAM,
@@ -3542,11 +3585,12 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
         ),
         Suspect(
             "seed-plus-epoch",
-            "seed and epoch are added, so epoch 1 of one seed is epoch 0 of the next: runs that are to differ by chance read the same. "
+            "seed and epoch are added, or joined by `^`, so epoch 1 of one seed is epoch 0 of the next: runs that are to differ by chance read the same. "
             "Give the generator both numbers, `default_rng([seed, epoch])`.",
             _STREAM,
-            probe=lambda run, cases: (
-                run(*cases[0])["the first epoch of the next seed"] == "is the second of this one"
+            probe=lambda run, cases: any(
+                run(*case)["the first epoch of the next seed"] == "is the second of this one"
+                for case in cases[:2]
             ),
         ),
         Suspect(
@@ -3567,7 +3611,8 @@ _STREAM = "A loader without memory"
     where=_STREAM,
     reference=_windows_of,
     cases=lambda seed: [
-        (B, n, W, seed + 3) for B, n, W in ((1, 7, 1), (2, 7, 1), (2, 11, 3), (3, 13, 2), (4, 12, 3))
+        (B, n, W, seed + i)
+        for i, (B, n, W) in enumerate(((1, 7, 1), (2, 7, 1), (2, 11, 3), (3, 13, 2), (4, 12, 3)), 3)
     ],
     suspects=_stream_suspects(lambda run, *settings: run(*settings[:3], 5, settings[3])),
 )
@@ -3650,9 +3695,9 @@ def _too_many(run, cases):
     where=_STREAM,
     reference=DataLoaderLite,
     cases=lambda seed: [
-        (_token_row(n, T, extra), B, T, W, seed + 3)
+        (_token_row(n, T, extra), B, T, W, seed + 3 + n % 2)
         for n, T, extra, B, W in (
-            (7, 2, 0, 1, 1),
+            (8, 2, 0, 1, 1),
             (7, 3, 2, 2, 1),
             (11, 5, 0, 2, 3),
             (13, 3, 1, 3, 2),
@@ -5285,8 +5330,24 @@ def _forgets(model, ids, n):
     return ids
 
 
+def _stops(model, ids, n, token, when):
+    """The text ends where `token` has been added, to one row or to all."""
+    for _ in range(n):
+        ids = _greedy(model, ids, 1)
+        if when((ids[:, -1] == token).tolist()):
+            break
+    return ids
+
+
 def _greedy_cases(seed):
-    sizes = [(1, 2, 1), (1, 3, 2), (2, 4, 0), (3, 2, 9), (2, 8, 3)]  # B, T, n; the model reads 5 tokens
+    sizes = [
+        (1, 2, 1),
+        (1, 3, 2),
+        (2, 4, 0),
+        (3, 2, 9),
+        (2, 8, 3),
+        (2, 3, 30),
+    ]  # B, T, n; the model reads 5 tokens
     return [(_Hash(5, 11), torch.randint(11, (B, T)), n) for B, T, n in sizes]
 
 
@@ -5384,6 +5445,16 @@ _SAYS = "What the model says"
             "the text ends when the window is full. Go on, with the last `block_size` tokens as what the model reads.",
             "What happens at the end of the context",
             lambda model, ids, n: _greedy(model, ids, min(n, model.config.block_size - ids.size(1))),
+        ),
+        Suspect(
+            "ends-by-itself",
+            "the text ends before n tokens have been added. No id ends a text here: leave it to whoever calls.",
+            _SAYS,
+            tuple(
+                functools.partial(_stops, token=token, when=when)
+                for token in (0, 10)
+                for when in (any, all, operator.itemgetter(0))
+            ),
         ),
     ],
 )
@@ -5568,6 +5639,11 @@ def _kept(q, *arguments) -> list[list[int]]:
         _K,
         [
             (
+                "wrong-axis",
+                "the probabilities of a token add up to 1 over the rows of the batch. Each row has a distribution of its own: use the last dimension.",
+                lambda q: _same(q(_MIXED, 3).sum(0), torch.ones(4)),
+            ),
+            (
                 "logits-returned",
                 "what comes back are logits, not probabilities: the softmax is missing.",
                 lambda q: bool((q(_FALLING, 2) == -torch.inf).any()),
@@ -5677,6 +5753,11 @@ _P = "Top-p: cut where the model says so"
     suspects=_suspect_rules(
         _P,
         [
+            (
+                "wrong-axis",
+                "the probabilities of a token add up to 1 over the rows of the batch. Each row has a distribution of its own: use the last dimension.",
+                lambda q: _same(q(_MIXED, 0.9).sum(0), torch.ones(4)),
+            ),
             (
                 "not-normalised",
                 "the probabilities of what stays do not add up to 1: divide by their sum.",
@@ -6674,8 +6755,8 @@ def perplexity(f, model, tokens, stride):
 
 # %% ../notebooks/A2_check.ipynb #4515533f
 def _words(text: str) -> list[int]:
-    """The ids of a text's words, each with the blank before it."""
-    return [zlib.crc32(word.encode()) % 61 for word in re.findall(r" ?[^ ]+", text)]
+    """The ids of a text's words, each with the blank before it; a further blank is a token of its own, as GPT-2's."""
+    return [zlib.crc32(word.encode()) % 61 for word in re.findall(r" ?[^ ]+| ", text)]
 
 
 def _ending(
@@ -6684,13 +6765,14 @@ def _ending(
     context,
     ending,
     blank=" ",
+    behind="",
     crop=lambda ids, size: ids[-size - 1 :],
     part=None,
     shift=1,
     of=torch.mean,
 ):
     """The loss of an ending; its switches make the mistakes."""
-    head, tail = encode(context), encode(blank + ending)
+    head, tail = encode(context + behind), encode(blank + ending)
     ids = torch.tensor(crop(head + tail, model.config.block_size))
     with torch.no_grad():
         logits = model(ids[None, :-1])[0][0]  # (T, V)
@@ -6734,6 +6816,14 @@ _CHOICE, _ASK = "A multiple-choice test", "Ask the question a little differently
                     "the blank before the ending is missing. GPT-2's tokens carry it: ` sits` and `sits` are two tokens.",
                     _ASK,
                     {"blank": ""},
+                    {"blank": "", "behind": " "},
+                ),
+                (
+                    "two-blanks",
+                    "two blanks stand before the ending. The second one makes a token of its own of the first, and it is scored, too.",
+                    _ASK,
+                    {"blank": "  "},
+                    {"behind": " "},
                 ),
                 (
                     "total",

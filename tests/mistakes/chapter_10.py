@@ -261,6 +261,18 @@ WRONG = {
             "            del row[: -model.config.block_size]\n            seen = torch.tensor([row])\n",
         ),
         ("prompt-missing", greedy_cat, "return ids", "return ids[:, -n:]"),
+        (
+            "ends-by-itself",
+            greedy_cat,
+            "dim=1)\n",
+            "dim=1)\n        if (ids[:, -1] == 0).any():\n            break\n",
+        ),
+        (
+            "ends-by-itself",
+            greedy_in_place,
+            "logits[:, -1].max(dim=-1).indices\n",
+            "logits[:, -1].max(dim=-1).indices\n            if text[0, end] == 0:\n                return text[:, : end + 1]\n",
+        ),
         ("prompt-missing", greedy_in_place, "return text", "return text[:, T:]"),
         ("first-row-for-all", greedy_cat, PICK, "logits[:1, -1:].argmax(-1).expand(len(ids), 1)"),
         ("first-row-for-all", greedy_in_place, "logits[:, -1].max(dim=-1).indices", "logits[0, -1].argmax()"),
@@ -375,6 +387,8 @@ WRONG = {
         ("refused", temperature_lists, "torch.tensor(rows)", "rows"),
     ],
     "top_k": [
+        ("wrong-axis", top_k_fill, "kth, -torch.inf).softmax(-1)", "kth, -torch.inf).softmax(0)"),
+        ("wrong-axis", top_k_sort, "probabilities.sum(dim=1,", "probabilities.sum(dim=0,"),
         (
             "ties-dropped",
             top_k_fill,
@@ -434,6 +448,8 @@ WRONG = {
         ("modifies", top_k_fill, "logits.masked_fill(", "logits.masked_fill_("),
     ],
     "top_p": [
+        ("wrong-axis", top_p_smallest, "kept.sum(-1, keepdim=True)", "kept.sum(0, keepdim=True)"),
+        ("wrong-axis", top_p_scatter, "mask, -torch.inf).softmax(-1)", "mask, -torch.inf).softmax(0)"),
         ("crossing-dropped", top_p_smallest, "ordered.cumsum(-1) - ordered  #", "ordered.cumsum(-1)  #"),
         (
             "crossing-dropped",

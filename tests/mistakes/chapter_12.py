@@ -194,6 +194,9 @@ WRONG = {
     "ending": [
         ("no-blank", ending_slice, '" " + ending', "ending"),
         ("no-blank", ending_ignore_index, 'f" {ending}"', "ending"),
+        ("no-blank", ending_slice, "encode(context)", 'encode(context + " ")', '" " + ending', "ending"),
+        ("two-blanks", ending_slice, '" " + ending', '"  " + ending'),
+        ("two-blanks", ending_ignore_index, "encode(context)", 'encode(context + " ")'),
         ("context-scored", ending_slice, "losses[-len(tail) :]", "losses"),
         ("context-scored", ending_ignore_index, "    y[: len(x) - len(tail)] = -100\n", ""),
         ("first-token-missing", ending_slice, "[-len(tail) :]", "[-len(tail) + 1 :]"),
