@@ -3842,7 +3842,7 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
     """The schedule; `slip` makes a mistake."""
     if it < warmup_steps and slip.startswith("warm-up-from-min-lr"):
         return min_lr + (max_lr - min_lr) * (it + (slip == "warm-up-from-min-lr")) / warmup_steps
-    if it < warmup_steps and slip != "no-warm-up":
+    if it < warmup_steps and slip not in ("no-warm-up", "no-warm-up, falling to both sides"):
         return max_lr * (it + (slip != "starts-at-zero")) / warmup_steps
     last = max_steps - (slip != "ends-late")
     if it >= last and slip != "rises-again":
@@ -3851,10 +3851,28 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
         return max_lr
     peak = 0 if slip in ("cosine-from-zero", "no-warm-up") else warmup_steps - 1
     progress = (it - peak) / (last - peak)
-    turns = {"whole-cosine": 2 * math.pi, "cosine-without-pi": 1, "quarter-cosine": math.pi / 2}
+    if slip == "cosine-from-zero, of all steps":
+        progress = it / max_steps
+    if slip.startswith("all-steps"):
+        progress = (it - peak) / (max_steps - (slip == "all-steps"))
+    if slip == "exponential":
+        return max_lr * (min_lr / max_lr) ** progress
+    if slip == "min-lr-as-a-share":
+        return max_lr * (min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (1 - min_lr))
+    turns = {
+        "degrees": 180,
+        "whole-cosine": 2 * math.pi,
+        "cosine-without-pi": 1,
+        "quarter-cosine": math.pi / 2,
+    }
     share = 0.5 * (1 + math.cos(turns.get(slip, math.pi) * progress))
-    if slip == "straight-line":
-        share = 1 - progress
+    share = {
+        "straight-line": 1 - progress,
+        "sine": 0.5 * (1 + math.sin(math.pi * progress)),
+        "half-missing": 2 * share,
+        "upwards": 1 - share,
+        "min-not-added": share - min_lr / (max_lr - min_lr),
+    }.get(slip, share)
     if slip == "quarter-cosine":
         share = math.cos(turns[slip] * progress)
     min_lr = 0.1 * max_lr if slip == "min-lr-fixed" else min_lr
@@ -3866,7 +3884,7 @@ def _same_long_run(*slips):
     """A probe: whether the piece takes the same rates as one of `slips` over 40 steps and two more."""
 
     def probe(run, cases):
-        settings = (1.0, 0.2, 7, 40)
+        settings = (2.0, 0.3, 7, 40)
         steps = range(39 if "whole-cosine" in slips else 42)  # which ends on the peak, or on min_lr
         found = [run(it, *settings) for it in steps]
         return any(
@@ -3878,7 +3896,20 @@ def _same_long_run(*slips):
 
 
 _ENDS = "Off by one at both ends"
-_LR_FORMS = {"warm-up-from-min-lr": ["warm-up-from-min-lr, counted from it"]}
+_LR_FORMS = {
+    "warm-up-from-min-lr": ["warm-up-from-min-lr, counted from it"],
+    "no-warm-up": ["no-warm-up, falling to both sides"],
+    "cosine-from-zero": ["cosine-from-zero, of all steps"],
+    "all-steps": ["all-steps, from the peak"],
+}
+_LONG_RUN = (2.0, 0.3, 7, 40)
+
+
+def _long_run_differs(steps, expected=lambda it: _get_lr(it, *_LONG_RUN), same=False):
+    """A probe: whether the rates of these steps are other ones (or `same`: the very ones) than expected."""
+    return lambda run, cases: (
+        same is all(math.isclose(run(it, *_LONG_RUN), expected(it), abs_tol=1e-6) for it in steps)
+    )
 
 
 def _divides_by_zero(run, cases):
@@ -3963,7 +3994,80 @@ def _divides_by_zero(run, cases):
                     "this is a quarter of a cosine, cos(πs/2): it falls fastest at the end. Half a cosine is ½ (1 + cos πs).",
                     "The schedule",
                 ),
+                (
+                    "degrees",
+                    "the angle runs to 180, in degrees. `math.cos` wants radians: `math.cos(math.pi * progress)`.",
+                    "The schedule",
+                ),
+                (
+                    "sine",
+                    "there is a sine where a cosine belongs: at the peak it is halfway, and it rises at first.",
+                    "The schedule",
+                ),
+                (
+                    "half-missing",
+                    "the ½ before (1 + cos) is missing: that runs from 2 to 0, so the rate begins far above the peak.",
+                    "The schedule",
+                ),
+                (
+                    "upwards",
+                    "after the warm-up the rate rises from `min_lr` to the peak; it has to fall. Is it 1 - cos for 1 + cos, or are `max_lr` and `min_lr` exchanged?",
+                    "The schedule",
+                ),
+                (
+                    "min-not-added",
+                    "the cosine has the height max_lr - min_lr, but does not stand on `min_lr`: add it.",
+                    "The schedule",
+                ),
+                (
+                    "all-steps",
+                    "the progress since the peak is divided by the steps of the whole run, so it never comes to 1. Divide by the steps from the peak to the last one.",
+                    "The schedule",
+                ),
+                (
+                    "exponential",
+                    "each step multiplies the rate by the same number: that falls exponentially, and not along half a cosine.",
+                    "The schedule",
+                ),
+                (
+                    "min-lr-as-a-share",
+                    "`min_lr` is taken as a share of `max_lr`. It is a learning rate itself.",
+                    "The schedule",
+                ),
             )
+        ),
+        Suspect(
+            "one-step-too-many",
+            "the warm-up is divided by warmup_steps + 1, so its last step stays below the peak: step t has max_lr · (t + 1) / warmup_steps.",
+            _ENDS,
+            probe=_long_run_differs(range(7), lambda it: 2.0 * (it + 1) / 8, same=True),
+        ),
+        Suspect(
+            "whole-numbers",
+            "the warm-up divides with `//`, which drops what is behind the point: its first steps have a rate of 0. Use `/`.",
+            "The schedule",
+            probe=lambda run, cases: any(
+                _long_run_differs(range(7), rate, same=True)(run, cases)
+                for rate in (lambda it: 2.0 * (it == 6), lambda it: 2 * (it + 1) // 7)
+            ),
+        ),
+        Suspect(
+            "peak-missing",
+            "the warm-up rises to 1, whatever `max_lr` is: multiply by it.",
+            "The schedule",
+            probe=_long_run_differs(range(7), lambda it: (it + 1) / 7, same=True),
+        ),
+        Suspect(
+            "at-the-peak-at-once",
+            "the warm-up does not warm up: its steps have the rate of the peak already.",
+            "No warm-up",
+            probe=_long_run_differs(range(7), lambda it: 2.0, same=True),
+        ),
+        Suspect(
+            "zero-at-the-end",
+            "the last step has a rate of 0, or those after it. It is `min_lr` that they have.",
+            _ENDS,
+            probe=lambda run, cases: min(run(it, *_LONG_RUN) for it in (39, 40, 60)) == 0,
         ),
         Suspect(
             "min-in-warm-up",
@@ -3987,6 +4091,36 @@ def _divides_by_zero(run, cases):
             "a run without warm-up, of nothing but warm-up, or of one step divides by zero: return before the division.",
             _ENDS,
             probe=_divides_by_zero,
+        ),
+        Suspect(
+            "begins-at-zero",
+            "the first step has a learning rate of 0, and there is more to find behind it: step t of the warm-up has max_lr · (t + 1) / warmup_steps.",
+            _ENDS,
+            probe=_long_run_differs(range(1), lambda it: 0, same=True),
+        ),
+        Suspect(
+            "warm-up-wrong",
+            "the warm-up is another one: step t, from 0, has max_lr · (t + 1) / warmup_steps.",
+            "The schedule",
+            probe=_long_run_differs(range(7)),
+        ),
+        Suspect(
+            "cosine-wrong",
+            "the warm-up is right, the way down is not: min_lr + ½ (1 + cos πs) (max_lr - min_lr), where s is 0 at the step warmup_steps - 1 and 1 at the step max_steps - 1.",
+            "The schedule",
+            probe=_long_run_differs(range(7, 39)),
+        ),
+        Suspect(
+            "end-wrong",
+            "warm-up and cosine are right, the end is not: the step max_steps - 1 and all steps after it have `min_lr`.",
+            _ENDS,
+            probe=_long_run_differs((39, 40, 41, 60)),
+        ),
+        Suspect(
+            "short-runs",
+            "an ordinary run is right; wrong is one without warm-up, of nothing but warm-up, or of one step. Without warm-up step 0 has `max_lr`, unless it is the last; where all steps are warm-up, the last has `max_lr`.",
+            _ENDS,
+            probe=_long_run_differs(range(42), same=True),
         ),
     ],
     tolerance=1e-7,
@@ -5139,15 +5273,37 @@ import zlib
 # %% ../notebooks/A2_check.ipynb #02d31d35
 def _mfu(
     n_layer, n_embd, vocab_size, block_size, tokens_per_second, peak, devices=1,
-    per_weight=6, attention=12, block=12, head=1, positions=0, power=1, layers=True,
+    per_weight=6, attention=12, block=12, head=1, positions=0, power=1, layers=True, depth=True, width=False,
 ):  # fmt: skip
     """The share of the peak; its switches make the mistakes."""
-    weights = n_layer * block * n_embd**2 + (head * vocab_size + positions * block_size) * n_embd
-    flops = per_weight * weights + attention * (n_layer if layers else 1) * n_embd * block_size**power
+    weights = (n_layer if depth else 1) * block * n_embd**2 + (
+        head * vocab_size + positions * block_size
+    ) * n_embd
+    flops = per_weight * weights + attention * (n_layer if layers else 1) * n_embd * (
+        n_embd if width else block_size**power
+    )
     return flops * tokens_per_second / (devices * peak)
 
 
 _USED = "How much of the machine it used"
+_SIZES = (3, 64, 500, 200, 1000.0, 1e9, 2)
+
+
+def _grows(run, i, factor):
+    """Whether twice the i-th argument gives `factor` times the share."""
+    more = [2 * size if at == i else size for at, size in enumerate(_SIZES)]
+    return math.isclose(run(*more), factor * run(*_SIZES), rel_tol=1e-3)
+
+
+def _adds(run, i, flops):
+    """Whether 1000 more of the i-th argument add as many FLOPs a token."""
+    more = [1000 + size if at == i else size for at, size in enumerate(_SIZES)]
+    return math.isclose((run(*more) - run(*_SIZES)) * 2e6, 1000 * flops, rel_tol=1e-3)
+
+
+def _power_of_ten(run, cases):
+    powers = [math.log10(run(*case) / _mfu(*case)) for case in cases]
+    return max(powers) - min(powers) < 0.01 and abs(round(powers[0], 2)) in range(3, 16)
 
 
 @checker(
@@ -5175,6 +5331,11 @@ _USED = "How much of the machine it used"
                 ("head-twice", "V·C is counted twice. The embedding is a lookup, without a product; the head is counted once.", "A head that costs nothing", {"head": 2}),
                 ("positions-counted", "the position table is counted (T·C). It is looked up and added, not multiplied with.", _USED, {"positions": 1}),
                 ("mlp-only", "a block has 12·C² weights: 8·C² in the MLP and 4·C² in attention. Four are missing.", _USED, {"block": 8}),
+                ("attention-only", "a block has 12·C² weights: 4·C² in attention and 8·C² in the MLP. The MLP is missing.", _USED, {"block": 4}),
+                ("attention-twice", "attention counts double, 24·L·C·T. Two products of C·T, 2 FLOPs each, three times for forward and backward: 12·L·C·T.", _USED, {"attention": 24}),
+                ("attention-without-length", "attention's own products do not depend on C², but on how many tokens are looked at: 12·L·C·T.", _USED, {"width": True}),
+                ("one-block", "the weights of one block are counted. There are L of them.", _USED, {"depth": False}, {"depth": False, "layers": False}),
+                ("recomputed", "the forward pass counts twice, 8 FLOPs a weight, as if activations were computed again. Counted is what the model needs: 6.", _USED, {"per_weight": 8, "attention": 16}, {"per_weight": 8}),
                 ("ten-for-twelve", "a block has 12·C² weights, and here two are missing: 3·C² and C² in attention, 4·C² twice in the MLP.", _USED, {"block": 10}),
             ],
         ),
@@ -5182,7 +5343,14 @@ _USED = "How much of the machine it used"
         Suspect("devices-multiplied", "it multiplies by the number of devices, and has to divide by it.", _USED, lambda L, C, V, T, rate, peak, devices: _mfu(L, C, V, T, rate, peak, 1 / devices)),
         Suspect("per-sequence", "it is T times too large: `tokens_per_second` counts tokens, so the FLOPs have to be those of one token.", _USED, lambda L, C, V, T, *others: T * _mfu(L, C, V, T, *others)),
         Suspect("percent", "it is in percent; the task asks for a share, from 0 to 1.", _USED, lambda *sizes: 100 * _mfu(*sizes)),
+        Suspect("peak-in-units", "it is off by a power of ten: `peak` is in FLOPs per second, not in thousands, tera or peta of them. Take it as it is.", _USED, probe=_power_of_ten),
+        Suspect("rounded", "the share is rounded, to so few digits that runs cannot be compared. Round where it is printed.", _USED, probe=lambda run, cases: all(round(run(*case), 3) == run(*case) != 0 and abs(run(*case) - _mfu(*case)) < 0.051 for case in cases)),
         Suspect("upside-down", "it is upside down: what was reached goes above, what the devices could do below.", _USED, lambda *sizes: 1 / _mfu(*sizes)),
+        Suspect("tokens-below", "twice the tokens per second have to give twice the share: FLOPs of a token times tokens per second is what was reached.", _USED, probe=lambda run, cases: not _grows(run, 4, 2)),
+        Suspect("peak-above", "twice the peak, or twice the devices, have to give half the share: divide by peak · devices.", _USED, probe=lambda run, cases: not (_grows(run, 5, 0.5) and _grows(run, 6, 0.5))),
+        Suspect("head-wrong", "a further word in the vocabulary has to add 6·C FLOPs a token, and does not: the head has V·C weights, 6 FLOPs each.", "A head that costs nothing", probe=lambda run, cases: not _adds(run, 2, 6 * 64)),
+        Suspect("attention-wrong", "a longer context has to add 12·L·C FLOPs a token for each position, and does not: attention's own products are 12·L·C·T.", _USED, probe=lambda run, cases: not _adds(run, 3, 12 * 3 * 64)),
+        Suspect("blocks-wrong", "head and attention's products are right, the weights of the blocks are not: 12·C² in each of L blocks, 6 FLOPs each.", _USED, probe=lambda run, cases: _adds(run, 2, 6 * 64) and _adds(run, 3, 12 * 3 * 64)),
     ],
     tolerance=0.004,
 )  # fmt: skip
@@ -5522,6 +5690,14 @@ def _temperature_cases(seed):
 
 _L = [[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]  # (B, V)
 _TIE = [[1.0, 3.0, 3.0]]
+_TAUS = (0.1, 0.5, 1.0, 2.0, 4.0)
+_FAR = [[[sign * z, sign * (z + 10.0)]] for z in (5.0, 45.0, 95.0, 995.0) for sign in (1, -1)]
+
+
+def _divisor(q, tau) -> float:
+    """What the logits were divided by; 0 if the probabilities do not say."""
+    up, down = q([[0.0, 0.5, 1.0]], tau).log()[0].diff().tolist()
+    return 0.5 / up if up > 0 and math.isclose(up, down, rel_tol=1e-3) else 0.0
 
 
 @checker(
@@ -5577,6 +5753,37 @@ _TIE = [[1.0, 3.0, 3.0]]
                 lambda q: not _fails(q, _L, 1.0) and _fails(q, _L, 0),
             ),
             (
+                "small-taken-for-zero",
+                "a small temperature is taken for 0: the likeliest token has all the probability. Only 0 itself is greedy.",
+                lambda q: (
+                    _same(q([[0.0, 0.0]], 1.0), torch.tensor([[0.5, 0.5]]))
+                    and any(1 in q([[0.0, 0.0]], tau) for tau in (0.9, 0.3, 0.1, 0.01, 1e-3, 1e-6, 1e-30))
+                ),
+            ),
+            (
+                "softmax-twice",
+                "the softmax is taken twice: probabilities are divided by the temperature and put into it again. Divide the logits, and take it once.",
+                lambda q: any(
+                    _same(q(_L, 0.5), twice)
+                    for twice in (
+                        _temperature(torch.tensor(_L).softmax(1), 0.5),
+                        _temperature(torch.tensor(_L), 0.5).softmax(1),
+                    )
+                ),
+            ),
+            (
+                "not-by-tau-itself",
+                "the logits are divided, but not by the temperature itself: no root or square of it, nothing added to it, no bounds.",
+                lambda q: any(
+                    _divisor(q, tau) > 0 and abs(_divisor(q, tau) / tau - 1) > 1e-3 for tau in _TAUS
+                ),
+            ),
+            (
+                "zero-takes-least",
+                "at temperature 0 the least likely token is taken: `argmax`, not `argmin`.",
+                lambda q: _same(q(_L, 0), _temperature(-torch.tensor(_L), 0)),
+            ),
+            (
                 "zero-shares-ties",
                 "at temperature 0 equally likely tokens share. Greedy takes one, the one with the lowest id.",
                 lambda q: _kept(q, _TIE, 0) == [[1, 2]],
@@ -5587,6 +5794,14 @@ _TIE = [[1.0, 3.0, 3.0]]
                 lambda q: _same(q(_TIE, 0), torch.tensor([[0.0, 0.0, 1.0]])),
             ),
             (
+                "zero-not-greedy",
+                "at temperature 0 the rows are not what they have to be: in each, probability 1 for its own likeliest token and 0 for all others.",
+                lambda q: (
+                    _same(q(_L, 0.5), _temperature(torch.tensor(_L), 0.5))
+                    and not _same(q(_L, 0), _temperature(torch.tensor(_L), 0))
+                ),
+            ),
+            (
                 "overflow",
                 "an exponential overflows: e¹⁰⁰ is too large for 32 bits. Subtract the largest logit of the row first, or use `softmax`.",
                 lambda q: not _fails(q, _L, 1.0) and _fails(q, [[300.0, 200.0, 0.0]], 0.7),
@@ -5595,6 +5810,19 @@ _TIE = [[1.0, 3.0, 3.0]]
                 "shifted-by-the-batch",
                 "the largest logit of the whole batch is subtracted: a row far below it has only zeros left. Take the largest of each row.",
                 lambda q: not _fails(q, _L, 1.0) and _fails(q, [[500.0, 499.0], [-500.0, -499.0]], 0.7),
+            ),
+            (
+                "impossible-made-possible",
+                "a token with a logit of -inf, which is how one is ruled out, gets a probability. Do not bound the logits or replace what is infinite.",
+                lambda q: bool(q([[0.0, -math.inf, 0.5]], 2.0)[0, 1] > 0),
+            ),
+            (
+                "far-ones-bounded",
+                "logits that lie far apart are cut to a range, or something is added to their probabilities: nothing but the temperature may change them.",
+                lambda q: (
+                    _same(q(_L, 0.5), _temperature(torch.tensor(_L), 0.5))
+                    and any(not _same(q(far, 7.0), _temperature(torch.tensor(far), 7.0)) for far in _FAR)
+                ),
             ),
         ],
     ),
@@ -6513,7 +6741,9 @@ class _Pairs(_Hash):
 _Hash.__name__ = _Pairs.__name__ = "test model with a table"  # as it is shown to the reader
 
 
-def _windows(model, tokens, stride, shift=1, scores=None, short=0, back=True) -> list[torch.Tensor]:
+def _windows(
+    model, tokens, stride, shift=1, scores=None, short=0, back=True, twice=False
+) -> list[torch.Tensor]:
     """The losses that each window scores; its switches make the mistakes."""
     n = len(tokens) - 1
     T = min(model.config.block_size, n)
@@ -6523,18 +6753,26 @@ def _windows(model, tokens, stride, shift=1, scores=None, short=0, back=True) ->
     for start in starts:
         end = min(start + T, n) - short
         x, y = tokens[start:end], tokens[start + shift : end + shift]
-        loss = F.cross_entropy(model(x[None])[0][0], y, reduction="none")  # (T,)
+        logits = model(x[None])[0][0]  # (T, V)
+        loss = F.cross_entropy(logits.softmax(1) if twice else logits, y, reduction="none")  # (T,)
         losses.append((scores or (lambda loss, new: loss[new]))(loss, slice(scored - start, None)))
         scored = min(start + T, n)
     return losses
 
 
 def _perplexity(
-    model, tokens, stride, of=lambda parts: torch.cat(parts).mean().exp(), side=False, **mistakes
+    model,
+    tokens,
+    stride,
+    of=lambda parts: torch.cat(parts).mean().exp(),
+    side=False,
+    by_all=False,
+    **mistakes,
 ):
     stride = model.config.block_size if side else stride  # side by side
     with torch.no_grad():
-        return of(_windows(model, tokens, stride, **mistakes)).item()
+        parts = _windows(model, tokens, stride, **mistakes)
+        return (torch.cat(parts).sum() / (len(tokens) - 1)).exp().item() if by_all else of(parts).item()
 
 
 def _perplexity_cases(seed):
@@ -6606,8 +6844,23 @@ def _in_both_forms(rows):
     )
 
 
-def _last_stride(model, tokens, stride, back=True):
-    return _perplexity(model, tokens, stride, scores=lambda loss, new: loss[-stride:], back=back)
+def _last_stride(model, tokens, stride, **switches):
+    return _perplexity(model, tokens, stride, scores=lambda loss, new: loss[-stride:], **switches)
+
+
+def _windows_seen(run):
+    """Where the windows begin that the model was given, and the length of the longest, for a text of 24 tokens."""
+    starts, lengths = set(), set()
+
+    class Watched(_Hash):
+        def forward(self, idx, targets=None):
+            starts.update(idx[:, 0].tolist())
+            lengths.add(idx.size(1))
+            return super().forward(idx)
+
+    Watched.__name__ = _Hash.__name__
+    text = torch.arange(24)
+    return abs(run(Watched(8, 24), text, 3)), starts, max(lengths)
 
 
 @checker(
@@ -6623,6 +6876,12 @@ def _last_stride(model, tokens, stride, back=True):
                     "this is the loss. Perplexity is e to that power.",
                     _PENCIL,
                     {"of": lambda parts: torch.cat(parts).mean()},
+                ),
+                (
+                    "bits-returned",
+                    "this is the loss in bits. Perplexity is 2 to that power, or e to the loss in nats.",
+                    _PENCIL,
+                    {"of": lambda parts: torch.cat(parts).mean() / math.log(2)},
                 ),
                 (
                     "mean-of-exp",
@@ -6678,6 +6937,33 @@ def _last_stride(model, tokens, stride, back=True):
                     "where windows overlap, tokens are scored twice, once of them with little context. Score in each window only what no earlier one has.",
                     "Score a token twice, or without its context",
                     {"scores": lambda loss, new: loss},
+                    {"scores": lambda loss, new: loss, "by_all": True},
+                ),
+                (
+                    "means-divided-again",
+                    "the means of the windows are added, and their sum is divided by the number of tokens. Add the losses themselves.",
+                    _DIVIDE,
+                    {"scores": lambda loss, new: loss[new].mean()[None], "by_all": True},
+                    {"scores": lambda loss, new: loss.mean()[None], "by_all": True},
+                ),
+                (
+                    "old-ones-in-the-mean",
+                    "the mean of a whole window stands for its new tokens. Those that an earlier window scored are in it again: take the mean of the new ones alone.",
+                    "Score a token twice, or without its context",
+                    {"scores": lambda loss, new: loss.mean().expand(len(loss[new]))},
+                ),
+                (
+                    "first-new-lost",
+                    "the first new token of each window is not scored. What an earlier window has scored ends one position before it.",
+                    "Score a token twice, or without its context",
+                    {"scores": lambda loss, new: loss[new][1:]},
+                    {"scores": lambda loss, new: loss[new][1:], "by_all": True},
+                ),
+                (
+                    "softmax-twice",
+                    "`cross_entropy` is given probabilities. It takes the softmax itself: give it the logits.",
+                    _PENCIL,
+                    {"twice": True},
                 ),
                 (
                     "begin-scored",
@@ -6721,7 +7007,11 @@ def _last_stride(model, tokens, stride, back=True):
             "last-stride-scored",
             "each window scores its last `stride` tokens. In the first window all are new, and in one that was moved back fewer are.",
             "Score a token twice, or without its context",
-            tuple(functools.partial(_last_stride, back=back) for back in (True, False)),
+            tuple(
+                functools.partial(_last_stride, back=back, by_all=by_all)
+                for back in (True, False)
+                for by_all in (True, False)
+            ),
         ),
         Suspect(
             "last-window-short",
@@ -6741,6 +7031,24 @@ def _last_stride(model, tokens, stride, back=True):
             "it fails for a text that is shorter than a window. Then there is one window, as long as the text.",
             _LONG,
             probe=_short_text_fails,
+        ),
+        Suspect(
+            "windows-too-small",
+            "no window is as long as the model can read: each reads `block_size` tokens, so that tokens have all the context they can.",
+            _LONG,
+            probe=lambda run, cases: _windows_seen(run)[2] < 8,
+        ),
+        Suspect(
+            "other-windows",
+            "the windows begin elsewhere: at 0, `stride`, 2 · `stride` and so on, and the last one where it ends on the last token but one, which predicts the last.",
+            _LONG,
+            probe=lambda run, cases: _windows_seen(run)[1] != {0, 3, 6, 9, 12, 15},
+        ),
+        Suspect(
+            "other-losses",
+            "the windows are the right ones; the losses that are taken from them are not, or their mean: each token but the first once, from the first window that predicts it, then e to the power of the mean of all.",
+            "Score a token twice, or without its context",
+            probe=lambda run, cases: _windows_seen(run)[1:] == ({0, 3, 6, 9, 12, 15}, 8),
         ),
     ],
     tolerance=1e-4,
