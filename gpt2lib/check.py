@@ -3844,7 +3844,7 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
         return min_lr + (max_lr - min_lr) * (it + (slip == "warm-up-from-min-lr")) / warmup_steps
     if it < warmup_steps and slip not in ("no-warm-up", "no-warm-up, falling to both sides"):
         return max_lr * (it + (slip != "starts-at-zero")) / warmup_steps
-    last = max_steps - (slip != "ends-late")
+    last = max_steps - {"ends-late": 0, "ends-early": 2}.get(slip, 1)
     if it >= last and slip != "rises-again":
         return 0.1 * max_lr if slip == "min-lr-fixed" else min_lr
     if slip == "stays-at-the-peak":
@@ -3853,6 +3853,8 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
     progress = (it - peak) / (last - peak)
     if slip == "cosine-from-zero, of all steps":
         progress = it / max_steps
+    if slip == "cosine-from-zero, of the way down":
+        progress = it / (last - peak)
     if slip.startswith("all-steps"):
         progress = (it - peak) / (max_steps - (slip == "all-steps"))
     if slip == "exponential":
@@ -3871,6 +3873,8 @@ def _cosine_lr(it, max_lr, min_lr, warmup_steps, max_steps, slip=""):
         "sine": 0.5 * (1 + math.sin(math.pi * progress)),
         "half-missing": 2 * share,
         "upwards": 1 - share,
+        "bare-cosine": math.cos(math.pi * progress),
+        "bounded-below": max(share * max_lr - min_lr, 0) / (max_lr - min_lr),
         "min-not-added": share - min_lr / (max_lr - min_lr),
     }.get(slip, share)
     if slip == "quarter-cosine":
@@ -3899,7 +3903,7 @@ _ENDS = "Off by one at both ends"
 _LR_FORMS = {
     "warm-up-from-min-lr": ["warm-up-from-min-lr, counted from it"],
     "no-warm-up": ["no-warm-up, falling to both sides"],
-    "cosine-from-zero": ["cosine-from-zero, of all steps"],
+    "cosine-from-zero": ["cosine-from-zero, of all steps", "cosine-from-zero, of the way down"],
     "all-steps": ["all-steps, from the peak"],
 }
 _LONG_RUN = (2.0, 0.3, 7, 40)
@@ -4020,6 +4024,21 @@ def _divides_by_zero(run, cases):
                     "The schedule",
                 ),
                 (
+                    "bare-cosine",
+                    "the cosine itself is taken, which runs from 1 to -1: ½ (1 + cos πs) runs from 1 to 0.",
+                    "The schedule",
+                ),
+                (
+                    "bounded-below",
+                    "the cosine falls towards 0 and is stopped at `min_lr`. It has to arrive there at the last step: its height is max_lr - min_lr.",
+                    "The schedule",
+                ),
+                (
+                    "ends-early",
+                    "`min_lr` comes one step too early: the last step of the run is max_steps - 1.",
+                    _ENDS,
+                ),
+                (
                     "all-steps",
                     "the progress since the peak is divided by the steps of the whole run, so it never comes to 1. Divide by the steps from the peak to the last one.",
                     "The schedule",
@@ -4094,7 +4113,7 @@ def _divides_by_zero(run, cases):
         ),
         Suspect(
             "begins-at-zero",
-            "the first step has a learning rate of 0, and there is more to find behind it: step t of the warm-up has max_lr · (t + 1) / warmup_steps.",
+            "the first step has a learning rate of 0, and other steps are not right either: step t of the warm-up has max_lr · (t + 1) / warmup_steps.",
             _ENDS,
             probe=_long_run_differs(range(1), lambda it: 0, same=True),
         ),
@@ -5770,6 +5789,11 @@ def _divisor(q, tau) -> float:
                         _temperature(torch.tensor(_L), 0.5).softmax(1),
                     )
                 ),
+            ),
+            (
+                "turned-round",
+                "the least likely token is the likeliest now: a sign is wrong.",
+                lambda q: _same(q(_L, 0.5), _temperature(-torch.tensor(_L), 0.5)),
             ),
             (
                 "not-by-tau-itself",

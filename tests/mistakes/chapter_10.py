@@ -385,6 +385,7 @@ WRONG = {
         ),
         ("modifies", temperature_exp, "(logits - highest)", "logits.sub_(highest)"),
         ("refused", temperature_lists, "torch.tensor(rows)", "rows"),
+        ("turned-round", temperature_softmax, "shifted / tau", "-shifted / tau"),
         ("small-taken-for-zero", temperature_softmax, "tau == 0", "tau < 0.5"),
         ("small-taken-for-zero", temperature_lists, "tau == 0", "tau <= 1e-6"),
         ("softmax-twice", temperature_softmax, "shifted / tau", "shifted.softmax(-1) / tau"),
