@@ -2752,6 +2752,22 @@ def block(cls, config, state, x):
 # %% ../notebooks/A2_check.ipynb #d593a9d6
 from .gpt import GPT, GPTConfig
 
+_SUMS = {  # what a wrong logarithm of the sum of exponentials is, from the logits and the largest of each position
+    "bits-in-the-sum": lambda z, top: (z - top).exp().sum(-1, True).log2() + top,
+    "bits-in-a-plain-sum": lambda z, top: z.exp().sum(-1, True).log2(),
+    "tens-in-the-sum": lambda z, top: (z - top).exp().sum(-1, True).log10() + top,
+    "tens-in-a-plain-sum": lambda z, top: z.exp().sum(-1, True).log10(),
+    "largest-not-added-back": lambda z, top: (z - top).exp().sum(-1, True).log(),
+    "largest-added-twice": lambda z, top: (z - top).exp().sum(-1, True).log() + 2 * top,
+    "largest-over-positions": lambda z, top: (
+        (z - z.amax(1, True)).exp().sum(-1, True).log() + z.amax(1, True)
+    ),
+    "sum-over-positions-of-shifted": lambda z, top: (z - top).exp().sum(1, True).log() + top,
+    "sum-over-all": lambda z, top: z.exp().sum().log(),
+    "sum-over-all-of-shifted": lambda z, top: (z - top).exp().sum().log() + top,
+    "mean-for-sum": lambda z, top: (z - top).exp().mean(-1, True).log() + top,
+}
+
 
 def _loss(logits, targets, slip=""):
     """The cross-entropy; `slip` makes a mistake."""
@@ -2762,20 +2778,34 @@ def _loss(logits, targets, slip=""):
         logits = logits.softmax(-1)
     if slip == "view-for-transpose":
         logits = logits.reshape(B, V, T).transpose(1, 2)
+    if slip == "batch-and-positions-exchanged":
+        targets = targets.T.reshape(B, T)
+    if slip == "logits-exchanged":
+        logits = logits.transpose(0, 1).reshape(B, T, V)
+    if slip in ("target-before", "target-after"):
+        targets = (targets + (1 if slip == "target-after" else -1)) % V
     log_p = logits.log_softmax(1 if slip == "wrong-axis" else -1)
+    if slip in _SUMS:
+        log_p = logits - _SUMS[slip](logits, logits.amax(-1, True))
     chosen = logits.argmax(-1) if slip == "best-token" else targets
     if slip == "no-normalisation":
         log_p = logits
     nats = -log_p.gather(-1, chosen[..., None])[..., 0]  # (B, T)
     if slip == "all-targets-everywhere":
         nats = -log_p[..., targets]  # (B, T, B, T)
+    if slip == "token-0-ignored":
+        nats = nats[targets != 0]
+    if slip == "minus-the-probability":
+        nats = -(-nats).exp()
+    if slip == "smoothed":
+        nats = 0.9 * nats - 0.1 * log_p.mean(-1)
     if slip == "no-logarithm":
         nats = 1 - (-nats).exp()
     if slip == "log-of-mean":
         return -(-nats).exp().mean().log()
     mean = nats.mean()
     factors = {"sum": nats.numel(), "sum-over-positions": T, "divided-by-vocabulary": 1 / V, "no-minus": -1}
-    factors |= {"bits": 1 / math.log(2)}
+    factors |= {"bits": 1 / math.log(2), "tens": 1 / math.log(10), "sum-over-sequences": B}
     return mean.exp() if slip == "perplexity" else mean * factors.get(slip, 1)
 
 
@@ -2798,6 +2828,38 @@ def _overflows(run, cases):
     """Whether small logits give the right loss, and large ones no number."""
     small, large = (run(*cases[i])["output"] for i in (0, -1))
     return torch.allclose(small, _loss(*cases[0])) and not large.isfinite()
+
+
+def _losses_like(*slips):
+    """A probe: whether the losses of logits that are not large are those of one of these slips."""
+
+    def probe(run, cases):
+        found = [run(*case)["output"] for case in cases[:-1]]
+        return any(
+            all(
+                torch.allclose(a, _loss(*case, slip), rtol=1e-4, equal_nan=True)
+                for a, case in zip(found, cases)
+            )
+            for slip in slips
+        )
+
+    return probe
+
+
+def _positions_without_effect(run, cases):
+    """Whether the logits of some positions have no effect, and those of others have."""
+    counts = run(*cases[2])["gradient of logits"].ne(0).any(-1)
+    return bool(counts.any()) and not counts.all()
+
+
+def _capped(run, cases):
+    """Whether the losses are about right as long as the logits are not large."""
+    *small, large = (run(*case)["output"] / _loss(*case) - 1 for case in cases)
+    return all(abs(x) < 0.01 for x in small) and large.isfinite() and abs(large) > 0.02
+
+
+def _nearly_right(run, cases):
+    return 1e-4 < max(abs(run(*case)["output"] / _loss(*case) - 1) for case in cases) < 0.02
 
 
 _LOSS = "What a loss of one nat means"
@@ -2829,7 +2891,15 @@ _LOSS = "What a loss of one nat means"
             probe=_overflows,
         ),
         *(
-            Suspect(slip, says, where, functools.partial(_loss, slip=slip))
+            Suspect(
+                slip,
+                says,
+                where,
+                tuple(
+                    functools.partial(_loss, slip=form)
+                    for form in [slip, "minus-the-probability"][: 1 + (slip == "no-logarithm")]
+                ),
+            )
             for slip, says, where in (
                 ("sum", "the losses are added, not averaged: divide by B·T.", _LOSS),
                 (
@@ -2893,6 +2963,95 @@ _LOSS = "What a loss of one nat means"
                 ),
             )
         ),
+        *(
+            Suspect(id_, says, _LOSS, probe=_losses_like(*slips))
+            for id_, says, *slips in (
+                (
+                    "sum-over-sequences",
+                    "the losses are averaged over the positions only: divide by B as well.",
+                    "sum-over-sequences",
+                ),
+                (
+                    "another-base",
+                    "a logarithm has base 2 or 10 (`log2`, `log10`). The softmax is made with e, so it takes `log`, the natural one.",
+                    "bits-in-the-sum",
+                    "bits-in-a-plain-sum",
+                    "tens-in-the-sum",
+                    "tens-in-a-plain-sum",
+                    "tens",
+                ),
+                (
+                    "largest-not-added-back",
+                    "the largest logit is subtracted in one of the two terms only, the sum of exponentials or the target's logit: "
+                    "take it from both, or add it back to the logarithm of the sum.",
+                    "largest-not-added-back",
+                    "largest-added-twice",
+                ),
+                (
+                    "largest-over-positions",
+                    "the largest logit is looked for along the positions: what is subtracted must be the same for the whole vocabulary "
+                    "of a position, so `max` runs over the last axis.",
+                    "largest-over-positions",
+                ),
+                (
+                    "sum-over-the-wrong-axis",
+                    "the exponentials are added over the positions, or over all axes: each position has a sum of its own, over the "
+                    "vocabulary, `sum(-1, keepdim=True)`.",
+                    "sum-over-positions-of-shifted",
+                    "sum-over-all",
+                    "sum-over-all-of-shifted",
+                ),
+                (
+                    "mean-for-sum",
+                    "the mean of the exponentials is taken, not their sum: the loss is too small by ln V.",
+                    "mean-for-sum",
+                ),
+                (
+                    "batch-and-positions-exchanged",
+                    "logits and targets are flattened in different orders: the B and T axes of one of the two are exchanged, so that "
+                    "most logits get the target of another position.",
+                    "batch-and-positions-exchanged",
+                    "logits-exchanged",
+                ),
+                (
+                    "targets-renumbered",
+                    "the logit of the token beside the target is taken: ids are counted from 0, so `targets` is the index as it is.",
+                    "target-before",
+                    "target-after",
+                ),
+                (
+                    "smoothed",
+                    "a part of the loss is the mean over the whole vocabulary (label smoothing): GPT-2's loss looks at the target alone.",
+                    "smoothed",
+                ),
+                (
+                    "token-0-ignored",
+                    "positions whose target is token 0 are left out (`ignore_index=0`): 0 is a token like others.",
+                    "token-0-ignored",
+                ),
+            )
+        ),
+        Suspect(
+            "positions-left-out",
+            "the logits of some positions do not matter: is a slice such as `[:, -1]` or `[:, :-1]` left? Every position counts.",
+            _LOSS,
+            probe=_positions_without_effect,
+        ),
+        Suspect(
+            "large-logits",
+            "small logits give the right loss, and large ones another: something is cut off (`clamp`), or a small number is added inside "
+            "the logarithm. Subtract the largest logit of each position instead.",
+            _LOSS,
+            probe=_capped,
+        ),
+        Suspect(
+            "nearly-right",
+            "the loss is right but for a percent or two: a small number is added where none belongs, or it is computed with few digits "
+            "(`bfloat16`, `half`).",
+            _LOSS,
+            probe=_nearly_right,
+            last=True,
+        ),
     ],
 )
 def loss(f, logits, targets):
@@ -2914,16 +3073,25 @@ class _SlippedGPT(GPT):
             pos = pos.flip(0)
         if slip == "positions-along-batch":
             pos = torch.arange(idx.size(0))[:, None]
+        if slip == "positions-around":
+            pos = (pos + 1) % self.config.block_size
+        if slip == "positions-by-token":
+            pos = idx % self.config.block_size
         x = parts.wte(idx) * (math.sqrt(self.config.n_embd) if slip == "scaled-embedding" else 1)  # (B, T, C)
-        if slip not in ("no-positions", "positions-at-the-top"):
+        if slip == "positions-multiplied":
+            x = x * parts.wpe(pos)
+        elif slip not in ("no-positions", "positions-at-the-top"):
             x = x + parts.wpe(pos)
         if slip == "norm-below":
             x = parts.ln_f(x)
-        for block in list(parts.h)[: 1 if slip == "first-block-only" else None]:
-            x = block(x)
+        blocks = list(parts.h)[: 1 if slip == "first-block-only" else None]
+        for block in {"blocks-backwards": blocks[::-1], "blocks-without-effect": []}.get(slip, blocks):
+            x = block(x) + (x if slip == "stream-added-again" else 0)
+            if slip in ("norm-in-the-loop", "norm-in-the-loop-only"):
+                x = parts.ln_f(x)
         if slip == "positions-at-the-top":
             x = x + parts.wpe(pos)
-        if slip not in ("norm-unused", "norm-below"):
+        if slip not in ("norm-unused", "norm-below", "norm-in-the-loop-only"):
             x = parts.ln_f(x)
         logits = self.lm_head(x)
         if targets is not None:
@@ -2944,7 +3112,8 @@ _SPREADS = {
     "wpe.weight": 0.01,
     "c_attn.weight": 0.02,
     "c_fc.weight": 0.02,
-    "c_proj.weight": 0.02,
+    "attn.c_proj.weight": 0.02,
+    "mlp.c_proj.weight": 0.02,
 }
 
 
@@ -2953,7 +3122,7 @@ def _first_weights(parameters, config):
     found, middle = {}, {}
     for end, std in _SPREADS.items():
         all_ = torch.cat([p.detach().flatten() for n, p in parameters.items() if n.endswith(end)])
-        std = std / math.sqrt(2 * config.n_layer) if end.startswith("c_proj") else std
+        std = std / math.sqrt(2 * config.n_layer) if "c_proj" in end else std
         enough = all_.numel() > 2000  # with fewer numbers chance would show
         found[f"first weights of {end}, standard deviation in units of {std:.4g}"] = (
             round(all_.std().item() / std, 1) if enough else 1.0
@@ -2982,6 +3151,55 @@ def _first(*ends):
         return any(low <= found[key] <= high for low, high in ends[1:]) and key
 
     return probe
+
+
+def _branches(low, high):
+    """A probe: the key of the first `c_proj` if both are off by such a factor."""
+
+    def probe(run, cases):
+        found = run(*cases[1])
+        keys = [key for key in found if "c_proj.weight, standard deviation" in key]
+        return all(low <= found[key] <= high for key in keys) and keys[0]
+
+    return probe
+
+
+def _one_branch(run, cases):
+    """The key of the wrong `c_proj` if the other one is right."""
+    found = run(*cases[1])
+    wrong = [key for key in found if "c_proj.weight, standard deviation" in key and found[key] != 1]
+    return len(wrong) == 1 and wrong[0]
+
+
+def _wrong_spread(run, cases):
+    """The key of the first weights that are spread wrongly."""
+    found = run(*cases[1])
+    return next((key for key, x in found.items() if "standard deviation in" in key and x != 1), False)
+
+
+def _other_number_of_blocks(run, cases):
+    """Whether only blocks after the first are missing, or some are too many."""
+    found = run(*cases[1])
+    missing = found["missing parameters"]
+    return "transformer.h.3." in found["parameters too many"] or (
+        "transformer.h." in missing and "transformer.h.0." not in missing
+    )
+
+
+def _positions_by_token(run, cases):
+    """Whether tokens, not positions, choose the rows of `wpe`, where there are as many rows."""
+    config, idx, targets = cases[0]
+    idx = idx % config.block_size
+    want = _looked_over(functools.partial(_SlippedGPT, slip="positions-by-token"), config, idx, targets)
+    return torch.allclose(run(config, idx, targets)["logits"], want["logits"], atol=1e-5)
+
+
+def _only_the_loss(run, cases):
+    """The key of the loss if all logits are right, and the loss is not."""
+    found, want = ([f(*case) for case in cases] for f in (run, functools.partial(_looked_over, GPT)))
+    pairs = list(zip(found, want))
+    right = all(torch.allclose(a["logits"], b["logits"], atol=1e-4) for a, b in pairs)
+    return right and not all(torch.allclose(a["loss"], b["loss"], rtol=1e-4) for a, b in pairs) and "loss"
 
 
 def _off_centre(run, cases):
@@ -3022,6 +3240,13 @@ def _one_position(run, cases):
     return torch.allclose(run(*cases[0])["logits"], want["logits"], atol=1e-5)
 
 
+_GPT_FORMS = {
+    "positions-from-one": ["positions-from-one", "positions-around"],
+    "norm-in-the-loop": ["norm-in-the-loop", "norm-in-the-loop-only"],
+    "loss-batch-and-positions-exchanged": ["loss-batch-and-positions-exchanged", "loss-logits-exchanged"],
+}
+
+
 @checker(
     chapter="05_gpt",
     where="Up the stack",
@@ -3045,6 +3270,12 @@ def _one_position(run, cases):
             "`F.cross_entropy` wants the vocabulary on axis 1: flatten to (B·T, V) and (B·T,), or give it `logits.transpose(1, 2)`.",
             "What a loss of one nat means",
             probe=_errs("Expected target size"),
+        ),
+        Suspect(
+            "number-of-blocks",
+            "there are not `n_layer` blocks: is `range(config.n_layer)` what the list goes through?",
+            "Up the stack",
+            probe=_other_number_of_blocks,
         ),
         Suspect(
             "blocks-in-a-list",
@@ -3119,6 +3350,24 @@ def _one_position(run, cases):
             probe=_first("wpe.weight", (90, 110)),
         ),
         Suspect(
+            "ten-times-too-large",
+            "the weights are ten times too large: their standard deviation is 0.02, not 0.2.",
+            "The first weights",
+            probe=_first("c_attn.weight", (9.5, 10.5)),
+        ),
+        Suspect(
+            "evenly-drawn",
+            "the weights are drawn evenly from an interval (`uniform_`): GPT-2's come from a normal distribution, `normal_(std=0.02)`.",
+            "The first weights",
+            probe=_first("c_attn.weight", (0.55, 0.65)),
+        ),
+        Suspect(
+            "all-divided",
+            "all weights are divided by √(2L): only `c_proj`, the last matrix of each branch, is.",
+            "The first weights",
+            probe=_first("c_attn.weight", (0.35, 0.45)),
+        ),
+        Suspect(
             "linear-as-pytorch-draws-it",
             "the linear layers have the weights that PyTorch gives them: draw them from N(0, 0.02²), with biases of 0.",
             "The first weights",
@@ -3128,19 +3377,37 @@ def _one_position(run, cases):
             "no-residual-scale",
             "the last matrix of each branch, `c_proj`, is not divided by √(2L).",
             "No 1/√(2L)",
-            probe=_first("c_proj.weight", (2.3, 2.6)),  # √6: L is 3
+            probe=_branches(2.3, 2.6),  # √6: L is 3
+        ),
+        Suspect(
+            "one-branch-divided",
+            "only one of the two matrices called `c_proj` is divided by √(2L): the block's attention and its network both add to the stream.",
+            "The first weights",
+            probe=_one_branch,
+        ),
+        Suspect(
+            "residual-scale-upside-down",
+            "`c_proj` is multiplied by √(2L): divide, so that 2L branches together do not let the stream grow.",
+            "The first weights",
+            probe=_branches(5.5, 6.5),
+        ),
+        Suspect(
+            "head-drawn-last",
+            "the table keeps the numbers that `nn.Linear` gave the head: the two are tied after the weights were drawn. Tie them before.",
+            "A head of its own",
+            probe=_first("wte.weight", (3.8, 4.6)),
         ),
         Suspect(
             "one-branch-a-block",
             "`c_proj` is divided by √L. A block adds to the stream twice, so it is √(2L).",
             "The first weights",
-            probe=_first("c_proj.weight", (1.35, 1.5)),
+            probe=_branches(1.35, 1.5),
         ),
         Suspect(
             "scaled-twice",
             "`c_proj` is divided by 2L, not by its root: variances add, standard deviations do not.",
             "The first weights",
-            probe=_first("c_proj.weight", (0.35, 0.45)),
+            probe=_branches(0.35, 0.45),
         ),
         Suspect(
             "variance-for-deviation",
@@ -3159,6 +3426,36 @@ def _one_position(run, cases):
             "the biases of the linear layers keep the random numbers that PyTorch gives them: set them to 0.",
             "The first weights",
             probe=lambda run, cases: run(*cases[1])["largest bias at first"] > 0 and "largest bias at first",
+        ),
+        Suspect(
+            "gains-not-one",
+            "the gains of the LayerNorms are not 1 at first: PyTorch makes them 1, so leave them alone when the weights are drawn.",
+            "The first weights",
+            probe=lambda run, cases: (
+                run(*cases[1])["largest distance of a gain from 1"] > 0
+                and "largest distance of a gain from 1"
+            ),
+        ),
+        Suspect(
+            "first-weights",
+            "the first weights are spread wrongly: all have a standard deviation of 0.02, `wpe` 0.01, and `c_proj` 0.02/√(2L). "
+            "What came is given in units of what it should be.",
+            "The first weights",
+            probe=_wrong_spread,
+            last=True,
+        ),
+        Suspect(
+            "loss-wrong",
+            "the logits are right, the loss is not: it is the mean cross-entropy of all positions; `check.loss` looks at it closely.",
+            "What a loss of one nat means",
+            probe=_only_the_loss,
+            last=True,
+        ),
+        Suspect(
+            "positions-by-token",
+            "the rows of `wpe` are chosen by the tokens: look up the positions, `wpe(torch.arange(T))`, not `wpe(idx)`.",
+            "From ids to vectors",
+            probe=_positions_by_token,
         ),
         Suspect(
             "dropout-in-eval",
@@ -3197,7 +3494,12 @@ def _one_position(run, cases):
             probe=_one_position,
         ),
         *(
-            Suspect(slip, says, where, functools.partial(_SlippedGPT, slip=slip))
+            Suspect(
+                slip,
+                says,
+                where,
+                tuple(functools.partial(_SlippedGPT, slip=form) for form in _GPT_FORMS.get(slip, [slip])),
+            )
             for slip, says, where in (
                 (
                     "no-positions",
@@ -3219,6 +3521,41 @@ def _one_position(run, cases):
                     "scaled-embedding",
                     "the embedding is multiplied by √C, as in *Attention Is All You Need*. GPT-2 does not do that.",
                     "From ids to vectors",
+                ),
+                (
+                    "positions-multiplied",
+                    "token and position are multiplied: the two vectors are added.",
+                    "From ids to vectors",
+                ),
+                (
+                    "blocks-backwards",
+                    "the blocks run from the last to the first: block 0 comes first.",
+                    "Up the stack",
+                ),
+                (
+                    "blocks-without-effect",
+                    "the blocks run, and what they return is dropped: write `x = block(x)`.",
+                    "Up the stack",
+                ),
+                (
+                    "stream-added-again",
+                    "the stream is added to what a block returns: a block has added it already, `x = block(x)`.",
+                    "Up the stack",
+                ),
+                (
+                    "norm-in-the-loop",
+                    "`ln_f` runs behind every block: it belongs behind the last one only, outside of the loop.",
+                    "Up the stack",
+                ),
+                (
+                    "loss-token-0-ignored",
+                    "the loss leaves out positions whose target is token 0 (`ignore_index=0`): 0 is a token like others.",
+                    "What a loss of one nat means",
+                ),
+                (
+                    "loss-batch-and-positions-exchanged",
+                    "logits and targets are flattened in different orders: the B and T axes of one of the two are exchanged.",
+                    "What a loss of one nat means",
                 ),
                 ("norm-unused", "`ln_f` is made and never called.", "Up the stack"),
                 (
@@ -4735,12 +5072,13 @@ import tempfile
 class _CountingGPT(GPT):
     """A GPT that counts its forward passes, and how many of them wait for their backward pass."""
 
-    waiting = most = passes = 0
+    waiting = most = passes = in_eval = 0
     before = 0.0  # what the gradient holds already
 
     def forward(self, idx, targets=None):
         _, loss = super().forward(idx, targets)
         self.waiting, self.passes = self.waiting + 1, self.passes + 1
+        self.in_eval += not self.training
         self.most = max(self.most, self.waiting)
         if loss.requires_grad:
             loss.register_hook(self.done)
@@ -4818,6 +5156,7 @@ def _accumulated(f, model, micro_batches):
         if isinstance(loss, torch.Tensor) and loss.requires_grad
         else "without a graph",
         "forward passes": model.passes,
+        "forward passes in eval()": model.in_eval,
         "most of them in memory at a time": model.most,
     }
 
@@ -4897,6 +5236,64 @@ def _counted_again(run, cases):
     return _gradient_is(rules)(run, cases)
 
 
+def _weights_are(rule):
+    """A probe: whether the gradient is made of those of the parts with weights w, and `rule(w, shares)` holds."""
+
+    def question(found, want, parts, pairs):
+        grads = torch.stack([part["gradient, all parameters"] for part in parts], 1).double()
+        got = found["gradient, all parameters"].double()[:, None]
+        w = torch.linalg.lstsq(grads, got).solution
+        made_of_them = (grads @ w - got).norm() < 1e-4 * got.norm()
+        return made_of_them and rule(w[:, 0], torch.tensor([_share(pairs, i) for i in range(len(pairs))]))
+
+    return _parts(question)
+
+
+def _alike(w):
+    return _near(w / w.mean(), torch.ones_like(w))
+
+
+def _other_pairs(run, cases):
+    """Whether the model gets the targets for the inputs, or the inputs for the targets."""
+    key, (model, pairs) = "gradient, all parameters", cases[1]
+    found = run(model, pairs)[key]
+    return any(
+        _near(found, _accumulated(_accumulate, model, other)[key])
+        for other in ([(y, x) for x, y in pairs], [(x, x) for x, _ in pairs], [(y, y) for _, y in pairs])
+    )
+
+
+_LATE = [  # the general ones, for what the others do not name
+    Suspect(
+        "wrong-length",
+        "the gradient points the right way and has the wrong length: something else divides or multiplies it, such as a fixed number, "
+        "clipping, or a second `backward()`. The shares of all parts must add up to 1.",
+        _CUT,
+        probe=_weights_are(lambda w, shares: _alike(w / shares) and not _near(w, shares.double())),
+        last=True,
+    ),
+    Suspect(
+        "wrong-weights",
+        "the gradients of the micro-batches are added with wrong weights: each must have its share of the tokens of the whole step "
+        "(with parts of one size: 1/n).",
+        _CUT,
+        probe=_weights_are(lambda w, shares: not _near(w, shares.double())),
+        last=True,
+    ),
+    Suspect(
+        "loss-wrong",
+        "the gradient is right, and the loss that is returned is not the mean over all tokens.",
+        _CUT,
+        probe=_parts(
+            lambda found, want, parts, pairs: (
+                _near(found["gradient, all parameters"], want["gradient, all parameters"])
+                and not _near(found["loss"], want["loss"])
+            )
+        ),
+        last=True,
+    ),
+]
+
 _ANY_STEP = [  # mistakes that both checkers of accumulation know
     Suspect(
         "takes-a-step",
@@ -4909,6 +5306,20 @@ _ANY_STEP = [  # mistakes that both checkers of accumulation know
         "no gradient has arrived: `backward()` is missing, or the forward pass runs under `no_grad`.",
         "Four lines, one batch",
         probe=_gradient_is(lambda grads, pairs: 0 * grads[0]),
+    ),
+    Suspect(
+        "eval-mode",
+        "the model runs in `eval()`, without dropout: this is a training step, so leave the mode as it is.",
+        "Four lines, one batch",
+        probe=lambda run, cases: (
+            run(*cases[1])["forward passes in eval()"] > 0 and "forward passes in eval()"
+        ),
+    ),
+    Suspect(
+        "wrong-pairs",
+        "the model does not get `model(x, y)`: the inputs and targets are exchanged, or one of the two is given twice.",
+        "Four lines, one batch",
+        probe=_other_pairs,
     ),
     Suspect(
         "last-part-only",
@@ -4925,6 +5336,12 @@ _ANY_STEP = [  # mistakes that both checkers of accumulation know
         probe=_gradient_is(
             lambda grads, pairs: [grads[0], grads[0] / len(pairs), _share(pairs, 0) * grads[0]]
         ),
+    ),
+    Suspect(
+        "a-part-left-out",
+        "one micro-batch is left out, the last or the first: does a slice or a `range(n - 1)` stand in the loop?",
+        _CUT,
+        probe=_weights_are(lambda w, shares: int((abs(w) < 1e-5).sum()) == 1),
     ),
     Suspect(
         "sum-so-far",
@@ -4996,6 +5413,17 @@ def _share(pairs, i):
     suspects=[
         *_ANY_STEP,
         Suspect(
+            "all-at-once",
+            "the micro-batches are joined to one batch again, which is what does not fit: one pass, and one `backward()`, for each.",
+            _CUT,
+            probe=_parts(
+                lambda found, want, parts, pairs: (
+                    found["forward passes"] < len(pairs)
+                    and _near(found["gradient, all parameters"], want["gradient, all parameters"])
+                )
+            ),
+        ),
+        Suspect(
             "divided-by-the-wrong-count",
             "the loss is divided by the number of sequences or of tokens. It is a mean over these already: divide by the number of "
             "micro-batches.",
@@ -5013,11 +5441,24 @@ def _share(pairs, i):
             probe=_gradient_is(lambda grads, pairs: sum(grads) / len(pairs) ** 2),
         ),
         Suspect(
+            "divided-by-the-parts-so-far",
+            "each loss is divided by the number of micro-batches seen so far: divide by the number of all.",
+            _CUT,
+            probe=_gradient_is(lambda grads, pairs: sum(g / (i + 1) for i, g in enumerate(grads))),
+        ),
+        Suspect(
+            "loss-divided-twice",
+            "the gradient is right, and the loss that is returned is divided by the number of micro-batches twice.",
+            _CUT,
+            probe=_loss_is(lambda losses, pairs: sum(losses) / len(losses) ** 2),
+        ),
+        Suspect(
             "gradient-before",
             "what `.grad` held before is set to zero, replaced or divided. The task is to add to it; `zero_grad` belongs to the loop.",
             "Four lines, one batch",
             probe=_loses_what_was_there,
         ),
+        *_LATE,
     ],
 )
 def accumulate(f, model, micro_batches):
@@ -5065,6 +5506,23 @@ def _counts(n, y):
             ),
         ),
         Suspect(
+            "lengths-counted",
+            "the parts are weighted by the lengths of their sequences. A part has B·T tokens: use `y.numel()`.",
+            _CUT,
+            probe=_gradient_is(
+                lambda grads, pairs: (
+                    sum(y.shape[1] * g for g, (_, y) in zip(grads, pairs)) / sum(y.shape[1] for _, y in pairs)
+                )
+            ),
+        ),
+        Suspect(
+            "parts-alike",
+            "all parts have the same weight, whatever their size: is the count of the first part used for all?",
+            _CUT,
+            probe=_weights_are(lambda w, shares: _alike(w)),
+            last=True,
+        ),
+        Suspect(
             "tokens-not-divided",
             "each loss is multiplied by its tokens, and nothing is divided by the tokens of the step: this is the gradient of a sum.",
             _CUT,
@@ -5081,6 +5539,7 @@ def _counts(n, y):
                 )
             ),
         ),
+        *_LATE,
     ],
 )
 def accumulate_uneven(f, model, micro_batches):
@@ -5091,6 +5550,9 @@ def accumulate_uneven(f, model, micro_batches):
     return _accumulated(f, model, micro_batches)
 
 # %% ../notebooks/A2_check.ipynb #e45bbb22
+import stat
+
+
 def _save(path, data):
     beside = path.with_name(path.name + ".tmp")
     with open(beside, "wb") as file:
@@ -5107,6 +5569,11 @@ def _folder(path):
     return {file.name: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
 
 
+def _is_folder(fd):
+    """Whether a file descriptor, or a file, is one of a folder: its sync leaves the bytes of a file alone."""
+    return stat.S_ISDIR(os.fstat(fd if isinstance(fd, int) else fd.fileno()).st_mode)
+
+
 def _watched(f, path, data):
     """Run `f(path, data)`; return the states of the folder one after the other, and in which of them something was synced."""
     states, syncs = [_folder(path)], []
@@ -5116,15 +5583,25 @@ def _watched(f, path, data):
             now = _folder(path)
             if now != states[-1]:
                 states.append(now)
-            if event == "c_return" and called.__name__ in _SYNCS:
+            ours = frame.f_code is fsync.__code__  # where it can be seen what is synced
+            if (
+                event == "c_return"
+                and called.__name__ in _SYNCS
+                and not (ours and _is_folder(frame.f_locals["fd"]))
+            ):
                 syncs.append(len(states) - 1)
 
-    before = sys.getprofile()
+    def fsync(fd):
+        real(fd)
+
+    before, real = sys.getprofile(), os.fsync
+    os.fsync = fsync
     sys.setprofile(look)
     try:
         f(path, data)
     finally:
         sys.setprofile(before)
+        os.fsync = real
     return [*states, _folder(path)], syncs
 
 
