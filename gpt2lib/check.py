@@ -3734,6 +3734,16 @@ def _turned(order, other):
     return any(other[i:] + other[:i] == order for i in places)
 
 
+def _alone(reads, one_by_one):
+    """Whether each step of the first epoch has the windows that one process alone reads there, in any order."""
+    size = reads[0].size
+    pairs = zip(
+        reads, (one_by_one.reshape(-1)[i : i + size] for i in range(0, len(one_by_one) - size + 1, size))
+    )
+    same = all(sorted(step.reshape(-1).tolist()) == sorted(alone.tolist()) for step, alone in pairs)
+    return "has the same order" if same else "has another order"
+
+
 def _often(times):
     return {0: "never", 1: "once", 2: "twice"}.get(int(times), f"{times} times")
 
@@ -3801,6 +3811,41 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
     def same_for_all(run, cases):
         reads = ask(run, 2, 11, 3, 4)
         return (reads == reads[:, :1]).all()
+
+    def in_epochs(own, n):
+        return all(sorted(own[i : i + n]) == list(range(n)) for i in range(0, len(own), n))
+
+    def steps_left_out(run, cases):
+        for B, W in ((2, 2), (3, 2), (2, 1)):
+            reads, own = ask(run, B, 31, W, 2).reshape(2, -1).tolist(), stream(run, 31, 1)
+            places = [[own.index(window) for window in step] for step in reads]
+            if sorted(places[0]) != list(range(B * W)):
+                return False
+            if min(places[1]) > B * W:
+                return True
+        return False
+
+    def other_order(run, cases):
+        for B, n, W in ((1, 12, 3), (2, 12, 2), (4, 12, 1)):
+            own, reads = stream(run, n), ask(run, B, n, W, n // (B * W)).reshape(-1).tolist()
+            if not in_epochs(own, n) or sorted(reads) != list(range(n)):
+                return False
+            if reads != own and any(
+                sorted(reads[i : i + B * W]) != sorted(own[i : i + B * W]) for i in range(0, n, B * W)
+            ):
+                return True
+        return False
+
+    def first_epoch_right(run, cases):
+        own = stream(run, 11)
+        if sorted(own[:11]) != list(range(11)):
+            return False
+        for B, W in ((1, 1), (2, 1), (2, 2), (1, 3)):
+            steps = 11 // (B * W)
+            reads = ask(run, B, 11, W, steps).reshape(steps, -1).tolist()
+            if any(sorted(step) != sorted(own[i * B * W : (i + 1) * B * W]) for i, step in enumerate(reads)):
+                return False
+        return True
 
     def each_step_shuffles(run, cases):
         own, batches = stream(run, 11), ask(run, 11, 11, 1, 3)
@@ -3937,10 +3982,51 @@ def _stream_suspects(ask: Callable) -> list[Suspect]:
             _STREAM,
             probe=lambda run, cases: run(*cases[0])["the global random states"] == "changed",
         ),
+        Suspect(
+            "one-window-for-all-rows",
+            "the B rows of a batch are one and the same window: row i takes place (step · W + rank) · B + i.",
+            _STREAM,
+            probe=lambda run, cases: all(
+                (len(set(b)) == 1) for b in ask(run, 3, 11, 2, 2).reshape(-1, 3).tolist()
+            ),
+        ),
+        Suspect(
+            "steps-left-out",
+            "places of the stream are left out between two steps: a step is counted as more than one, or goes on by more than B · W places.",
+            _STREAM,
+            probe=steps_left_out,
+        ),
+        Suspect(
+            "ranks-far-apart",
+            "each rank begins in a part of the epoch of its own, n // W places behind the rank before, and walks on into the next part. A step takes B · W "
+            "places that follow each other.",
+            _STREAM,
+            probe=follows(lambda own, step, rank, W, B, n: own[step * B + rank * (n // W) :][:B]),
+        ),
+        Suspect(
+            "order-of-world-size",
+            "the order depends on B or on the world size, or the windows are shuffled in whole batches. Seed and epoch alone decide it, so that a run goes on "
+            "with other processes where it stopped.",
+            _STREAM,
+            probe=other_order,
+        ),
+        Suspect(
+            "wrong-behind-first-epoch",
+            "the first epoch is right, and behind it something is not: place p is number p % n of epoch p // n, for each row by itself.",
+            _STREAM,
+            probe=first_epoch_right,
+        ),
+        Suspect(
+            "ranks-do-not-fit",
+            "one process alone reads rightly, and several do not share the stream: row i of a rank takes place (step · W + rank) · B + i.",
+            _STREAM,
+            probe=lambda run, cases: len(ask(run, 2, 11, 3, 4)) == 4 and in_epochs(stream(run, 11), 11),
+        ),
     ]
 
 
 _STREAM = "A loader without memory"
+_WINDOWS_ONLY = "order-of-world-size", "wrong-behind-first-epoch", "ranks-do-not-fit", "ranks-far-apart"
 
 
 @checker(
@@ -3956,7 +4042,7 @@ _STREAM = "A loader without memory"
 def windows(f, B, n, world_size, seed, steps=0):
     """Check `f(step, rank, world_size, B, n, seed)` → the numbers of the B windows that a rank reads, any order.
 
-    With all ranks together, each of the n windows comes once an epoch; the order depends on the seed and the epoch.
+    With all ranks together, each of the n windows comes once an epoch; the order depends on the seed and the epoch alone.
     """
     story = {}
 
@@ -3979,9 +4065,11 @@ def windows(f, B, n, world_size, seed, steps=0):
         reads = read(seed, _steps(n, B, world_size))
         again = np.array(ask(1, 0, seed)).astype(int)
         other = read(seed + 1, _steps(n, B, world_size, 1))
+        one_by_one = np.array([list(f(step, 0, 1, 1, n, seed)) for step in range(n)]).astype(int)
     story["step 1, asked again"] = (
         "gives the same" if (again == reads[1, 0]).all() else "gives something else"
     )
+    story["the first epoch with one process and B = 1"] = _alone(reads, one_by_one)
     return {**_story(reads, other, n), **story}
 
 # %% ../notebooks/A2_check.ipynb #62b0d560
@@ -4122,7 +4210,7 @@ def _too_many(run, cases):
                 set(_ask_loader(run, 1, 11, 1, 50).reshape(-1).tolist()) == set(range(10))
             ),
         ),
-        *_stream_suspects(_ask_loader),
+        *[suspect for suspect in _stream_suspects(_ask_loader) if suspect.id not in _WINDOWS_ONLY],
         Suspect(
             "one-window-too-many",
             "a window at the end lacks its last answer: N tokens have (N - 1) // T windows, not N // T.",
@@ -5994,12 +6082,33 @@ def _forgets(model, ids, n):
     return ids
 
 
-def _stops(model, ids, n, token, when):
-    """The text ends where `token` has been added, to one row or to all."""
+def _stops(model, ids, n, token, when, without=0):
+    """The text ends where `token` has been added, to one row or to all; or just before."""
     for _ in range(n):
         ids = _greedy(model, ids, 1)
         if when((ids[:, -1] == token).tolist()):
-            break
+            return ids[:, : ids.size(1) - without]
+    return ids
+
+
+def _reads_the_new(model, ids, n):
+    """The whole window at first, and then the new token alone, as with a cache that is not there."""
+    for i in range(n):
+        ids = _greedy(
+            model, ids, 1, (lambda ids, size: ids[:, -1:]) if i else lambda ids, size: ids[:, -size:]
+        )
+    return ids
+
+
+def _in_one_pass(model, ids, n, pick):
+    """All n tokens from one pass over the prompt."""
+    z = model(ids[:, -model.config.block_size :])[0]  # (B, T, V)
+    return torch.cat((ids, pick(z, n)), dim=1)
+
+
+def _in_front(model, ids, n):
+    for _ in range(n):
+        ids = torch.cat((_greedy(model, ids, 1)[:, -1:], ids), dim=1)
     return ids
 
 
@@ -6012,7 +6121,10 @@ def _greedy_cases(seed):
         (2, 8, 3),
         (2, 3, 30),
     ]  # B, T, n; the model reads 5 tokens
-    return [(_Hash(5, 11), torch.randint(11, (B, T)), n) for B, T, n in sizes]
+    yield from [(_Hash(5, 11), torch.randint(11, (B, T)), n) for B, T, n in sizes]
+    ends = _Hash(5, 11)  # its first and last id come often: neither ends a text
+    ends.table.data[:, [0, 10]] += 2
+    yield ends, torch.tensor([[1, 2]]), 14
 
 
 _SAYS = "What the model says"
@@ -6084,6 +6196,60 @@ _SAYS = "What the model says"
                     _SAYS,
                     {"pick": lambda z: z[:, -1].argmin(-1)},
                 ),
+                (
+                    "crop-too-short",
+                    "the model reads one token less than it can: the window has `block_size` tokens.",
+                    "What happens at the end of the context",
+                    {"crop": lambda ids, size: ids[:, 1 - size :]},
+                    {"crop": lambda ids, size: ids if ids.size(1) <= size else ids[:, 1 - size :]},
+                    {"crop": lambda ids, size: ids if ids.size(1) < size else ids[:, 1 - size :]},
+                ),
+                (
+                    "whole-batch",
+                    "one maximum is taken over all rows: without `dim`, `argmax` counts through the whole table. Each row has its own next token: `dim=-1`.",
+                    "Draw",
+                    {"pick": lambda z: z[:, -1].argmax().expand(len(z))},
+                    {"pick": lambda z: (z[:, -1].argmax() % z.size(-1)).expand(len(z))},
+                ),
+                (
+                    "wrong-axis",
+                    "the maximum is taken over the rows of the batch, and what comes back are numbers of rows. Take it over the vocabulary, the last dimension.",
+                    _SAYS,
+                    {"pick": lambda z: z[:, -1].argmax(0)[: len(z)]},
+                    {"pick": lambda z: z.argmax(0)[-1, : len(z)]},
+                ),
+                (
+                    "positions-mixed",
+                    "the logits of all positions are put together. Only those of the last position say what follows the text.",
+                    _SAYS,
+                    {"pick": lambda z: z.mean(1).argmax(-1)},
+                    {"pick": lambda z: z.amax(1).argmax(-1)},
+                    {"pick": lambda z: z.softmax(-1).mean(1).argmax(-1)},
+                ),
+                (
+                    "second-likeliest",
+                    "the second likeliest token is taken, not the likeliest.",
+                    _SAYS,
+                    {"pick": lambda z: z[:, -1].topk(2).indices[:, 1]},
+                ),
+                (
+                    "sign-lost",
+                    "the logit that is largest without its sign is taken, so a very unlikely token can win. Compare the logits as they are.",
+                    _SAYS,
+                    {"pick": lambda z: z[:, -1].abs().argmax(-1)},
+                    {"pick": lambda z: z[:, -1].square().argmax(-1)},
+                ),
+                (
+                    "vocabulary-cut",
+                    "the first or the last id of the vocabulary is left out, or all ids are moved by one. The place of the largest logit is the id.",
+                    _SAYS,
+                    {"pick": lambda z: z[:, -1, 1:].argmax(-1)},
+                    {"pick": lambda z: z[:, -1, 1:].argmax(-1) + 1},
+                    {"pick": lambda z: z[:, -1, :-1].argmax(-1)},
+                    {"pick": lambda z: z[:, -1].argmax(-1) + 1},
+                    {"pick": lambda z: (z[:, -1].argmax(-1) + 1) % z.size(-1)},
+                    {"pick": lambda z: z[:, -1].argmax(-1) - 1},
+                ),
             ],
         ),
         Suspect(
@@ -6091,6 +6257,34 @@ _SAYS = "What the model says"
             "each token is predicted from the prompt alone: what was added is never read, so the same token comes again and again.",
             _SAYS,
             lambda model, ids, n: torch.cat((ids, *[_greedy(model, ids, 1)[:, -1:]] * n), 1),
+        ),
+        Suspect(
+            "one-pass",
+            "all n tokens come from one pass over the prompt. Each has to be read before the next can be said: one pass for each.",
+            _SAYS,
+            (
+                functools.partial(_in_one_pass, pick=lambda z, n: z[:, -1].topk(n).indices),
+                functools.partial(_in_one_pass, pick=lambda z, n: z[:, -n:].argmax(-1)),
+                functools.partial(_in_one_pass, pick=lambda z, n: z[:, z.size(1) - n :].argmax(-1)),
+            ),
+        ),
+        Suspect(
+            "new-token-only",
+            "after the first token the model reads only what is new. Without a cache it has to see the whole window each time.",
+            _SAYS,
+            _reads_the_new,
+        ),
+        Suspect(
+            "put-in-front",
+            "the new token is put in front of the text. It belongs behind the last one: `torch.cat((ids, new), dim=1)`.",
+            _SAYS,
+            (_in_front, lambda model, ids, n: torch.cat((_greedy(model, ids, n)[:, ids.size(1) :], ids), 1)),
+        ),
+        Suspect(
+            "repeats-the-text",
+            "the last token of the text is added again: the model's answer is not used.",
+            _SAYS,
+            lambda model, ids, n: torch.cat((ids, ids[:, -1:].expand(-1, n)), 1),
         ),
         Suspect(
             "one-too-many",
@@ -6115,9 +6309,10 @@ _SAYS = "What the model says"
             "the text ends before n tokens have been added. No id ends a text here: leave it to whoever calls.",
             _SAYS,
             tuple(
-                functools.partial(_stops, token=token, when=when)
+                functools.partial(_stops, token=token, when=when, without=without)
                 for token in (0, 10)
                 for when in (any, all, operator.itemgetter(0))
+                for without in (0, 1)
             ),
         ),
     ],
@@ -6354,9 +6549,28 @@ _FALLING, _MIXED = [[3.0, 2.0, 1.0, 0.0]], [[1.0, 3.0, 0.0, 2.0], [6.0, 5.0, 8.0
 _K = "Top-k: cut off the tail"
 
 
+_BELOW = [[-1.0, -2.0, -3.0, -4.0]]
+
+
 def _kept(q, *arguments) -> list[list[int]]:
     """The ids that each row leaves possible."""
     return [(row > 0).nonzero()[:, 0].tolist() for row in q(*arguments)]
+
+
+def _equal_shares(probabilities) -> bool:
+    """Whether several tokens of falling logits are possible, all equally."""
+    stays = probabilities[probabilities > 0]
+    return len(stays) > 1 and _same(stays, torch.full_like(stays, 1 / len(stays)))
+
+
+def _softmax_twice(probabilities, logits) -> bool:
+    """Whether the possible tokens have the softmax of probabilities, of all tokens' or of theirs."""
+    stays = probabilities > 0
+    of_all = logits.softmax(1)
+    return any(
+        _same(probabilities, p.where(stays, -torch.inf).softmax(1))
+        for p in (of_all, of_all.where(stays, 0.0) / of_all[stays].sum())
+    )
 
 
 @checker(
@@ -6432,6 +6646,32 @@ def _kept(q, *arguments) -> list[list[int]]:
                     and (_fails(q, _FALLING, 0) or _kept(q, _FALLING, 0) != [[0, 1, 2, 3]])
                 ),
             ),
+            (
+                "equal-shares",
+                "all tokens that stay are equally likely. They keep their shares: the likelier stays the likelier.",
+                lambda q: _equal_shares(q(_FALLING, 2)),
+            ),
+            (
+                "softmax-twice",
+                "a softmax is taken of probabilities, which makes them nearly equal. It belongs on logits, and once.",
+                lambda q: _softmax_twice(q(_FALLING, 2), torch.tensor(_FALLING)),
+            ),
+            (
+                "negative-logits",
+                "it goes wrong where logits are below 0: is their sign lost on the way? Most logits are negative, and the one nearest to 0 is the likeliest of them.",
+                lambda q: (
+                    _kept(q, _FALLING, 2) == [[0, 1]]
+                    and (_fails(q, _BELOW, 2) or _kept(q, _BELOW, 2) not in ([[0, 1]], [[0, 1, 2, 3]]))
+                ),
+            ),
+            (
+                "shares-wrong",
+                "the right tokens stay, with wrong probabilities. They have to keep the proportions of the softmax, and add up to 1.",
+                lambda q: (
+                    _kept(q, _FALLING, 2) == [[0, 1]]
+                    and not _same(q(_FALLING, 2), _top_k(torch.tensor(_FALLING), 2))
+                ),
+            ),
         ],
     ),
 )
@@ -6470,6 +6710,7 @@ def _logs(*probabilities) -> list[list[float]]:
     return [[math.log(p) for p in probabilities]]
 
 
+_ROUND = _logs(0.15, 0.5, 0.05, 0.3)  # sorting it and bringing it back are different steps
 _DOWN, _UP = _logs(0.5, 0.3, 0.15, 0.05), _logs(0.05, 0.15, 0.3, 0.5)
 _P = "Top-p: cut where the model says so"
 
@@ -6486,6 +6727,11 @@ _P = "Top-p: cut where the model says so"
                 "wrong-axis",
                 "the probabilities of a token add up to 1 over the rows of the batch. Each row has a distribution of its own: use the last dimension.",
                 lambda q: _same(q(_MIXED, 0.9).sum(0), torch.ones(4)),
+            ),
+            (
+                "logits-returned",
+                "what comes back are logits, not probabilities: the softmax is missing.",
+                lambda q: bool((q(_DOWN, 0.7) == -torch.inf).any()),
             ),
             (
                 "not-normalised",
@@ -6550,6 +6796,43 @@ _P = "Top-p: cut where the model says so"
                 lambda q: (
                     _kept(q, _DOWN, 0.7) == [[0, 1]]
                     and _kept(q, [[0.0, -17.0, -18.0, -40.0]], 1) != [[0, 1, 2, 3]]
+                ),
+            ),
+            (
+                "zero-p-keeps-all",
+                "p = 0 keeps all tokens, as if it meant no limit. Here 1 means that; 0 keeps the likeliest alone.",
+                lambda q: _kept(q, _DOWN, 0.7) == [[0, 1]] and _kept(q, _DOWN, 0) == [[0, 1, 2, 3]],
+            ),
+            (
+                "min-p",
+                "each token is compared with p by itself. Top-p adds up, from the likeliest on, until p is reached.",
+                lambda q: _kept(q, _DOWN, 0.25) == [[0, 1]] and _kept(q, _DOWN, 0.1) == [[0, 1, 2]],
+            ),
+            (
+                "equal-shares",
+                "all tokens that stay are equally likely. They keep their shares: the likelier stays the likelier.",
+                lambda q: _equal_shares(q(_DOWN, 0.7)),
+            ),
+            (
+                "softmax-twice",
+                "a softmax is taken of probabilities, which makes them nearly equal. It belongs on logits, and once.",
+                lambda q: _softmax_twice(q(_DOWN, 0.7), torch.tensor(_DOWN)),
+            ),
+            (
+                "put-back-wrongly",
+                "what stays is brought back from the sorted order to the wrong ids: `gather` with the sorting ids goes there, and "
+                "`scatter` with them comes back.",
+                lambda q: (
+                    _same(q(_DOWN, 0.7), _top_p(torch.tensor(_DOWN), 0.7))
+                    and not _same(q(_ROUND, 0.7), _top_p(torch.tensor(_ROUND), 0.7))
+                ),
+            ),
+            (
+                "shares-wrong",
+                "the right tokens stay, with wrong probabilities. They have to keep the proportions of the softmax, and add up to 1.",
+                lambda q: (
+                    _kept(q, _DOWN, 0.7) == [[0, 1]]
+                    and not _same(q(_DOWN, 0.7), _top_p(torch.tensor(_DOWN), 0.7))
                 ),
             ),
         ],
@@ -7579,12 +7862,13 @@ def _ending(
     part=None,
     shift=1,
     of=torch.mean,
+    turn=lambda z: z,
 ):
     """The loss of an ending; its switches make the mistakes."""
     head, tail = encode(context + behind), encode(blank + ending)
     ids = torch.tensor(crop(head + tail, model.config.block_size))
     with torch.no_grad():
-        logits = model(ids[None, :-1])[0][0]  # (T, V)
+        logits = turn(model(ids[None, :-1])[0][0])  # (T, V)
     losses = F.cross_entropy(logits, ids[shift : len(ids) - 1 + shift], reduction="none")  # (T,)
     return of(losses[slice(-len(tail), None) if part is None else part(len(tail))]).item()
 
@@ -7597,6 +7881,41 @@ def _ending_cases(seed):
         ("one two three four", "five six"),
     ):
         yield _Hash(8, 61), context, ending
+
+
+def _context_cut(model, encode, context, ending):
+    """What is too long loses the context's end."""
+    head, tail = encode(context), encode(" " + ending)
+    ids = torch.tensor(head[: max(0, model.config.block_size + 1 - len(tail))] + tail)
+    with torch.no_grad():
+        logits = model(ids[None, :-1])[0][0]  # (T, V)
+    return F.cross_entropy(logits[-len(tail) :], ids[-len(tail) :]).item()
+
+
+def _with_front(model, encode, context, ending, token):
+    """A token of its own stands before the context."""
+    return _ending(model, encode, context, ending, crop=lambda ids, size: ([token] + ids)[-size - 1 :])
+
+
+def _early(model, encode, context, ending):
+    """Each token of the ending beside the logits of two places before."""
+    n = len(encode(" " + ending))
+    ids = torch.tensor((encode(context) + encode(" " + ending))[-model.config.block_size - 1 :])
+    with torch.no_grad():
+        logits = model(ids[None, :-1])[0][0]  # (T, V)
+    return F.cross_entropy(logits[-n - 1 : -1], ids[-n:]).item()
+
+
+def _per(count):
+    """The sum over the ending, divided by `count(encode, context, ending, block_size)`."""
+    return lambda model, encode, context, ending: (
+        _ending(model, encode, context, ending, of=torch.sum)
+        / count(encode, context, ending, model.config.block_size)
+    )
+
+
+def _all_ids(encode, context, ending, size):
+    return min(len(encode(context) + encode(" " + ending)), size + 1)
 
 
 def _unshifted(model, encode, context, ending, room=0, first=0):
@@ -7665,6 +7984,41 @@ _CHOICE, _ASK = "A multiple-choice test", "Ask the question a little differently
                     {"part": lambda n: slice(-n - 1, -1)},
                 ),
                 (
+                    "one-token-scored",
+                    "one token of the ending is scored, its last or its first. The score is the mean over all of them.",
+                    _CHOICE,
+                    {"part": lambda n: slice(-1, None)},
+                    {"part": lambda n: slice(-n, -n + 1 or None)},
+                ),
+                (
+                    "end-not-scored",
+                    "the last token of the ending is not scored.",
+                    _CHOICE,
+                    {"part": lambda n: slice(-n, -1)},
+                    {"part": lambda n: slice(-n, -1 if n > 1 else None)},
+                ),
+                (
+                    "worst-token",
+                    "this is the loss of one token, the largest or the smallest. The score is the mean over the ending.",
+                    _CHOICE,
+                    {"of": torch.max},
+                    {"of": torch.min},
+                    {"of": torch.median},
+                ),
+                (
+                    "mean-probability",
+                    "probabilities are averaged. Take the logarithm of each first: the loss is the mean of -ln p.",
+                    _CHOICE,
+                    {"of": lambda losses: (-losses).exp().mean()},
+                    {"of": lambda losses: -(-losses).exp().mean().log()},
+                ),
+                (
+                    "softmax-twice",
+                    "`F.cross_entropy` is given probabilities. It takes logits, and makes the softmax itself.",
+                    _CHOICE,
+                    {"turn": lambda z: z.softmax(-1)},
+                ),
+                (
                     "sign-missing",
                     "this is the mean logarithm, below 0. The loss is minus that, and the lowest wins.",
                     _CHOICE,
@@ -7722,18 +8076,55 @@ _CHOICE, _ASK = "A multiple-choice test", "Ask the question a little differently
             "per-character",
             "the sum is divided by the number of characters. That is another convention; here it is the number of tokens.",
             _ASK,
-            lambda model, encode, context, ending: (
-                _ending(model, encode, context, ending, of=torch.sum) / len(ending)
+            tuple(
+                _per(lambda encode, context, ending, size, more=more: len(ending) + more) for more in (0, 1)
             ),
         ),
         Suspect(
             "divided-by-all",
             "the sum over the ending is divided by the number of all tokens, the context's among them.",
             _CHOICE,
-            lambda model, encode, context, ending: (
-                _ending(model, encode, context, ending, of=torch.sum)
-                / len(encode(context) + encode(" " + ending))
+            (
+                _per(lambda encode, context, ending, size: len(encode(context) + encode(" " + ending))),
+                _per(lambda encode, context, ending, size: len(encode(context) + encode(" " + ending)) - 1),
+                _per(_all_ids),
+                _per(lambda *of: _all_ids(*of) - 1),
             ),
+        ),
+        Suspect(
+            "divided-by-the-context",
+            "the sum over the ending is divided by the number of the context's tokens, or of its words.",
+            _CHOICE,
+            (
+                _per(lambda encode, context, ending, size: len(encode(context))),
+                _per(lambda encode, context, ending, size: size),
+            ),
+        ),
+        Suspect(
+            "length-of-the-context",
+            "as many tokens are scored as the context has. Count the tokens of the ending: `losses[-len(tail):]`.",
+            _CHOICE,
+            lambda model, encode, context, ending: _ending(
+                model, encode, context, ending, part=lambda n: slice(-len(encode(context)), None)
+            ),
+        ),
+        Suspect(
+            "context-cut-at-its-end",
+            "what is too long loses the end of the context, the part next to the ending. Cut its beginning.",
+            _CHOICE,
+            _context_cut,
+        ),
+        Suspect(
+            "logits-too-early",
+            "the logits are one place too early: they were cut at the end twice, or not as the ids. Position t predicts token t + 1.",
+            _CHOICE,
+            _early,
+        ),
+        Suspect(
+            "a-token-in-front",
+            "a token that nobody asked for stands in front of the context. The text is the context, a blank and the ending.",
+            _CHOICE,
+            tuple(functools.partial(_with_front, token=token) for token in (0, 60)),
         ),
     ],
     tolerance=1e-4,

@@ -170,6 +170,16 @@ DRAW = "np.random.default_rng([seed, epoch]).permutation(n)"
 OWN = "(self.step * self.world_size + self.rank) * self.B"
 WRONG = {
     "windows": [
+        ("one-window-for-all-rows", windows_places, "divmod(place, n)", "divmod(first, n)"),
+        ("one-window-for-all-rows", windows_interleaved, "torch.arange(B) * world_size", "torch.zeros(B, dtype=int)"),
+        ("steps-left-out", windows_places, FIRST, "(step * world_size * world_size + rank) * B"),
+        ("steps-left-out", windows_places, FIRST, "(step * world_size * B + rank) * B"),
+        ("order-of-world-size", windows_places, "[seed, epoch]", "[seed, epoch, world_size]"),
+        ("order-of-world-size", windows_interleaved, "seed * 7919", "seed * 7919 * B"),
+        ("wrong-behind-first-epoch", windows_places, "epoch, position = divmod(place, n)", "epoch, position = place // n, min(place, n - 1)"),
+        ("wrong-behind-first-epoch", windows_places, "epoch, position = divmod(place, n)", "epoch, position = step * B // n, place % n"),
+        ("ranks-far-apart", windows_places, FIRST, "step * B + rank * (n // world_size)"),
+        ("ranks-do-not-fit", windows_places, FIRST, "(step * world_size + world_size - 1 - rank) * B + rank"),
         ("same-order-each-epoch", windows_places, "[seed, epoch]", "[seed, epoch % 2]"),
         ("first-epoch-only", windows_places, "[seed, epoch]", "seed", "order[position]", "order[place]"),
         ("counts-from-one", windows_places, "int(order[position])", "int(order[position]) + 1"),
@@ -205,6 +215,9 @@ WRONG = {
         ("refused", windows_places, "range(first, first + B)", "range(first, first + B - (B > 1))"),
     ],
     "loader": [
+        ("one-window-for-all-rows", LoaderFunction, "place // n", "first // n", "place % n", "first % n"),
+        ("steps-left-out", LoaderFunction, "self.step += 1", "self.step += self.world_size"),
+        ("steps-left-out", LoaderTable, "self.step += 1", "self.step += self.B"),
         ("four-bytes", LoaderFunction, "np.int64", "np.int32"),
         ("not-widened", LoaderFunction, "        pieces = pieces.astype(np.int64)\n", ""),
         ("sixteen-bits-with-a-sign", LoaderFunction, "pieces.astype(np.int64)", "pieces.astype(np.int16).astype(np.int64)"),
