@@ -1772,9 +1772,10 @@ _AVERAGE = [
     ),
     (
         "mask-one-early",
-        "the mask begins one place too early: a position does not see itself, and the first one sees nothing (NaN).",
+        "the mask begins one place too early: a position does not see itself, and the first one sees nothing (NaN), unless it is let off.",
         _MASK,
         dict(diagonal=0),
+        dict(diagonal=0, keep=lambda ones, d: ones.triu(d).index_fill(1, torch.tensor(0), 0)),
     ),
     (
         "mask-upside-down",
@@ -1807,6 +1808,20 @@ _AVERAGE = [
         "the softmax runs over the queries. Each query shares its weight among the keys: the last axis.",
         _MASK,
         dict(dim=-2),
+    ),
+    (
+        "softmax-across",
+        "the softmax runs over the heads, or over the batch. Each query shares its weight among the keys: the last axis.",
+        _MASK,
+        dict(dim=-3),
+        dict(dim=0),
+    ),
+    (
+        "no-softmax",
+        "there is no softmax: the scores themselves are the weights. They are to be positive, and 1 in sum.",
+        "A lookup that may be unsure",
+        dict(weights=lambda scores, dim: scores),
+        dict(weights=lambda scores, dim: scores.masked_fill(scores == -math.inf, 0)),
     ),
     (
         "not-normalised",
@@ -1875,6 +1890,121 @@ def _future(last):
     )
 
 
+def _other_scale(right):
+    """The suspect of another factor than 1/√D. `right` is a case, the same with tiny queries, and the reference.
+
+    Tiny queries make the output linear in the factor, so it can be read off; then it must explain the case itself.
+    """
+
+    def probe(run, cases):
+        case, tiny, variant = right
+        zero, one = (variant(*tiny, scale=lambda D, C, s=s: s) for s in (0, 1))
+        D, step = variant(*tiny, scale=lambda D, C: D**-0.5), one - zero
+        true, factor = (((y - zero) * step).sum() / step.square().sum() for y in (D, run(*tiny)["output"]))
+        if abs(factor / true) < 1e-3 or abs(factor / true - 1) < 1e-3:
+            return False
+        explained = variant(*case, scale=lambda D, C: float(factor))
+        return torch.allclose(run(*case)["output"], explained, rtol=1e-3, atol=1e-3)
+
+    return Suspect(
+        "other-scale",
+        "the scores are divided by another number than √D: D is the channels of one head, not the positions, nor the heads.",
+        _SCALE,
+        probe=probe,
+    )
+
+
+def _tiny(case, query=1e-4):
+    """The same case with tiny queries."""
+    x, w, b, *rest = case
+    factor = torch.tensor([query, 1, 1], dtype=x.dtype)
+    return x, w * factor.view(3, *[1] * (w.ndim - 1)), b * factor.view(3, *[1] * (b.ndim - 1)), *rest
+
+
+def _moved(run, case, at, index) -> bool:
+    """Whether the output changes when the entries `index` of argument number `at` do."""
+    other = list(case)
+    other[at] = case[at].clone()
+    other[at][index] += _drawn(case[at].shape)[0].to(case[at].dtype)[index] + 1
+    return not torch.allclose(run(*case)["output"], run(*other)["output"], rtol=1e-4, atol=1e-6)
+
+
+def _parts_of_heads(case):
+    """Suspects that ask which of the weights w (3, …) and biases b (3, …) have an effect on the result."""
+    heads = [(h,) for h in range(case[1].size(1))] if case[1].ndim == 4 else [()]
+    return [
+        Suspect(
+            "plain-average",
+            "query and key have no effect: all positions that are seen weigh the same. The weights come from their products.",
+            "A lookup that may be unsure",
+            probe=lambda run, cases: not _moved(run, case, 1, 0) and not _moved(run, case, 1, 1),
+            last=True,
+        ),
+        Suspect(
+            "weights-unused",
+            "some of the weights have no effect on the result. Query, key and value have their own, w[0], w[1] and w[2], in every head.",
+            "Rung 1: one head, with loops",
+            probe=lambda run, cases: any(not _moved(run, case, 1, (j, *h)) for j in range(3) for h in heads),
+            last=True,
+        ),
+        Suspect(
+            "biases-unused",
+            "some of the biases have no effect on the result. Query, key and value have their own, b[0], b[1] and b[2], in every head.",
+            "Rung 1: one head, with loops",
+            probe=lambda run, cases: any(not _moved(run, case, 2, (j, *h)) for j in (0, 2) for h in heads),
+            last=True,
+        ),
+    ]
+
+
+def _crosses(put, x):
+    """Suspects that ask what a position sees. `put(x)` is a case with x of shape (2, T, C) in it."""
+
+    def changes(run, change, see):
+        other = x.clone()
+        other[change] += 1 + x[change].square()
+        a, b = (run(*put(z))["output"][see] for z in (x, other))
+        return not torch.allclose(a, b, atol=1e-5, equal_nan=True)
+
+    return [
+        Suspect(
+            "sequences-mix",
+            "a sequence changes when another one of the batch does. Each is to be treated alone.",
+            _MASK,
+            probe=lambda run, cases: changes(run, 0, 1),
+            last=True,
+        ),
+        Suspect(
+            "past-hidden",
+            "a position does not see all that came before it: a change of an earlier one leaves it as it is.",
+            _MASK,
+            probe=lambda run, cases: any(
+                not changes(run, (0, s), (0, t)) for t in range(x.size(1)) for s in range(t + 1)
+            ),
+            last=True,
+        ),
+    ]
+
+
+def _nearly(reference, where):
+    """The suspect that is off by less than a hundredth on all cases."""
+
+    def probe(run, cases):
+        off = []
+        for case in cases[:-1]:
+            want, got = reference(*case), run(*case)["output"]
+            off.append(((want - got).abs().max() / want.abs().max()).item())
+        return 1e-5 < max(off) < 0.01
+
+    return Suspect(
+        "nearly-right",
+        "the result is nearly right, by less than a hundredth: a number is rounded, or a step is computed in a less exact type, such as `half`.",
+        where,
+        probe=probe,
+        last=True,
+    )
+
+
 def _head(x, w, b, order=(0, 1, 2), biased=True, turned=False, **switches):
     b, w = b if biased else 0 * b, w.transpose(1, 2) if turned else w
     q, k, v = (F.linear(x, w[j], b[j]) for j in order)  # (B, T, D) each
@@ -1889,6 +2019,7 @@ def _head_cases(seed):
     yield x, w, b
 
 
+_ONE_HEAD = [z.double() for z in _drawn((2, 7, 5), (3, 3, 5), (3, 3))]
 _ORDERS = [dict(order=o) for o in ((1, 0, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0), (2, 0, 1))]
 
 
@@ -1920,11 +2051,20 @@ _ORDERS = [dict(order=o) for o in ((1, 0, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0), (
             "weights-not-transposed",
             "the weights are used the wrong way round. w[j] is (D, C), as in `nn.Linear`: `x @ w[j].T`, or `F.linear(x, w[j])`.",
             _MASK,
-            probe=lambda run, cases: _gives(
-                run, functools.partial(_head, turned=True), *_drawn((2, 5, 3), (3, 3, 3), (3, 3))
+            probe=lambda run, cases: (
+                _gives(run, functools.partial(_head, turned=True), *_drawn((2, 5, 3), (3, 3, 3), (3, 3)))
+                or _gives(
+                    run,
+                    lambda x, w, b: _head(x, w.reshape(3, *w.shape[:0:-1]).transpose(1, 2), b),
+                    *_drawn((2, 5, 4), (3, 3, 4), (3, 3)),
+                )
             ),
         ),
+        _other_scale((_ONE_HEAD, _tiny(_ONE_HEAD), _head)),
+        *_parts_of_heads(_ONE_HEAD),
         _future(lambda c: c[::-1]),
+        *_crosses(lambda x: (x, *_ONE_HEAD[1:]), _ONE_HEAD[0]),
+        _nearly(_head, _MASK),
     ],
 )
 def head(f, x, w, b):
@@ -1932,9 +2072,10 @@ def head(f, x, w, b):
     return with_gradients(f, x=x, w=w, b=b)
 
 
-def _heads(parts, H, split=None, join=None, **switches):
+def _heads(parts, H, split=None, join=None, many=False, **switches):
     """Many heads: q, k, v (B, T, C) → (B, T, C). `split` and `join` lay the channels out in a wrong way."""
     B, T, C = parts[0].shape
+    H = C // H if many else H
     ways = {
         None: lambda z: z.view(B, T, H, -1).transpose(1, 2),
         "view": lambda z: z.reshape(B, H, T, -1),
@@ -2013,6 +2154,12 @@ _LAYOUT = [
         _HEADS,
         dict(split="one", join="one"),
     ),
+    (
+        "heads-and-channels",
+        "the number of heads and the channels of a head have changed places: there are H heads, with D = C / H channels each.",
+        _HEADS,
+        dict(many=True),
+    ),
 ]
 
 
@@ -2036,6 +2183,16 @@ def _multi_head_cases(seed):
     x, w, b = torch.randn(1, 3, 8).double(), torch.randn(3, 2, 4, 8).double(), torch.randn(3, 2, 4).double()
     w[:2, :, 0], b[0, :, 0], b[1, :, 0] = 0, 2**16, -(2**16)
     yield x, w, b, torch.randn(8, 8).double(), torch.randn(8).double()
+
+
+_MANY = [z.double() for z in _drawn((2, 7, 6), (3, 2, 3, 6), (3, 2, 3), (6, 6), (6,))]
+
+
+def _heads_alike(run, cases):
+    """Whether all heads have the same part in the result, when the output projection changes nothing."""
+    x, w, b, w_o, b_o = _MANY
+    a, b = run(x, w, b, torch.eye(6).double(), 0 * b_o)["output"].chunk(2, -1)
+    return torch.allclose(a, b)
 
 
 @checker(
@@ -2109,7 +2266,27 @@ def _multi_head_cases(seed):
                 ),
             ],
         ),
+        _other_scale((_MANY, _tiny(_MANY), _multi_head)),
+        Suspect(
+            "bias-for-each-head",
+            "the bias of the output projection is added more than once, such as once for each head.",
+            _HEADS,
+            probe=lambda run, cases: bool(
+                run(*_MANY[:4], _MANY[4] + 1)["output"].sub(run(*_MANY)["output"]).min() > 1.5
+            ),
+            last=True,
+        ),
+        Suspect(
+            "heads-added",
+            "the heads are added up, or averaged. They are laid side by side: head h fills the D channels from h · D on.",
+            _HEADS,
+            probe=_heads_alike,
+            last=True,
+        ),
+        *_parts_of_heads(_MANY),
         _future(lambda c: (*c[1:], c[0]) if c[0].ndim == 3 else (c[-1], *c[:-1])),
+        *_crosses(lambda x: (x, *_MANY[1:]), _MANY[0]),
+        _nearly(_multi_head, _HEADS),
     ],
 )
 def multi_head(f, x, w, b, w_o, b_o):
@@ -2219,6 +2396,56 @@ _CURVES = {
     "silu": F.silu,
     "sigmoid-gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
+_RARER = (
+    lambda x: F.relu(x) ** 2,
+    torch.tanh,
+    torch.sigmoid,
+    F.leaky_relu,
+    lambda x: F.leaky_relu(x, 0.1),
+    lambda x: F.leaky_relu(x, 0.2),
+    F.elu,
+    F.selu,
+    F.softplus,
+    F.mish,
+    F.hardswish,
+    F.relu6,
+    torch.sin,
+)
+_RARER_SAYS = "this is another curve: a tanh, a sigmoid, or a relative of ReLU, such as its square, leaky ReLU, ELU or softplus. GPT-2 has GELU in its tanh form."
+
+
+def _polynomial(run):
+    """What stands inside the tanh, as a·x + b·x³: a and b; an error if it is nothing like that."""
+    x = torch.linspace(0.2, 1.6, 8).double()
+    inner = torch.atanh(2 * run(x)["output"] / x - 1)
+    if not inner.isfinite().all():
+        raise ValueError
+    ((a, b),) = torch.linalg.lstsq(torch.stack([x, x**3], -1), inner[:, None]).solution.T.tolist()
+    if not torch.allclose(a * x + b * x**3, inner, rtol=1e-6):
+        raise ValueError
+    return a, b
+
+
+def _inside(question):
+    """A probe: what `question` says about a and b, where a·x + b·x³ stands inside the tanh."""
+    return lambda run, cases: question(*_polynomial(run))
+
+
+def _same_number(a, b):
+    return abs(a / b - 1) < 1e-5
+
+
+def _right_on(side, other):
+    """A probe: whether only the numbers of one side of 0 come out wrong."""
+    x = torch.linspace(0.1, 4, 40)
+
+    def probe(run, cases):
+        good = [torch.allclose(run(s * x)["output"], _gelu(s * x), atol=1e-5) for s in (side, other)]
+        return good == [True, False]
+
+    return probe
+
+
 _OTHER_CURVES = [
     (
         "exact-gelu",
@@ -2241,6 +2468,7 @@ _OTHER_CURVES = [
     reference=_gelu,
     cases=lambda seed: [
         (torch.tensor([0.5, 1.0, -1.0]),),
+        (torch.tensor([-1.5, -0.5]),),  # small results: here a small mistake in the constants shows
         (torch.linspace(-6, 6, 200),),
         (2 * torch.randn(2, 3, 5),),
     ],
@@ -2334,6 +2562,65 @@ _OTHER_CURVES = [
             _SOFT,
             probe=_errs("to Python scalars", "to Scalar"),
         ),
+        Suspect("other-curve", _RARER_SAYS, _SOFT, _RARER),
+        Suspect(
+            "minus-the-tanh",
+            "there is a minus before the tanh: the switch is open for negative numbers and closed for positive ones.",
+            _SOFT,
+            lambda x: x - _gelu(x),
+        ),
+        Suspect(
+            "sigmoid-for-tanh",
+            "there is a sigmoid where the tanh belongs. With a sigmoid it would be x · sigmoid(2 · …), without ½ and 1.",
+            _SOFT,
+            tuple(
+                lambda x, how=how: how(x, torch.sigmoid(_ROOT * (x + 0.044715 * x**3)))
+                for how in (
+                    lambda x, s: x / 2 * (1 + s),
+                    lambda x, s: x * (1 + s),
+                    lambda x, s: x * s,
+                    lambda x, s: x / 2 * s,
+                )
+            ),
+        ),
+        Suspect(
+            "one-inside",
+            "the 1 stands inside the tanh. It is added to it: 1 + tanh(…).",
+            _SOFT,
+            tuple(lambda x, h=h: h * x * torch.tanh(1 + _ROOT * (x + 0.044715 * x**3)) for h in (0.5, 1)),
+        ),
+        Suspect(
+            "minus-the-cubic",
+            "the term with x³ is subtracted. It is added.",
+            _SOFT,
+            probe=_inside(lambda a, b: _same_number(a, _ROOT) and b < 0),
+        ),
+        Suspect(
+            "other-cubic",
+            "the number before x³ is another one than 0.044715.",
+            _SOFT,
+            probe=_inside(lambda a, b: _same_number(a, _ROOT) and not _same_number(b, 0.044715 * a)),
+        ),
+        Suspect(
+            "other-factor",
+            "the number before the parenthesis inside the tanh is another one than √(2/π).",
+            _SOFT,
+            probe=_inside(lambda a, b: not _same_number(a, _ROOT) and _same_number(b, 0.044715 * a)),
+        ),
+        Suspect(
+            "other-numbers",
+            "the numbers inside the tanh are wrong, the one before x and perhaps the one before x³: it is √(2/π) · (x + 0.044715 x³).",
+            _SOFT,
+            probe=_inside(lambda a, b: not _same_number(a, _ROOT) and not _same_number(b, 0.044715 * a)),
+        ),
+        _nearly(_gelu, _SOFT),
+        Suspect(
+            "wrong-below-zero",
+            "only negative numbers come out wrong. They have the same formula as positive ones; x³ keeps their sign.",
+            _SOFT,
+            probe=_right_on(1, -1),
+            last=True,
+        ),
     ],
 )
 def gelu(f, x):
@@ -2359,6 +2646,46 @@ def _mlp_cases(seed):
 
 
 _NET = "The network, and only one position at a time"
+
+
+def _run_right(config, state, x):
+    fc, proj = ((state[f"{name}.weight"], state[f"{name}.bias"]) for name in ("c_fc", "c_proj"))
+    return F.linear(_gelu(F.linear(x, *fc)), *proj)
+
+
+def _only_the_curve(run, cases):
+    """Whether the output is right for another curve: the one that a net of one channel shows, whose layers do nothing."""
+    config, state, x = cases[1]
+    alone = {"c_fc.weight": torch.eye(4)[:, :1], "c_proj.weight": torch.eye(4)[:1]}
+    alone |= {"c_fc.bias": torch.zeros(4), "c_proj.bias": torch.zeros(1)}
+    h = F.linear(x, state["c_fc.weight"], state["c_fc.bias"])
+    bent = run(_sizes(1, 1), alone, h.reshape(1, -1, 1))["output"].view(h.shape)
+    made = F.linear(bent, state["c_proj.weight"], state["c_proj.bias"])
+    return torch.allclose(run(*cases[1])["output"], made, rtol=1e-4, atol=1e-4) and not torch.allclose(
+        bent, _gelu(h), rtol=1e-5, atol=1e-5
+    )
+
+
+def _positions_mix(run, cases):
+    config, state, x = cases[1]
+    other = x.clone()
+    other[:, 0] += 1
+    a, b = (run(config, state, z)["output"][:, 1:] for z in (x, other))
+    return not torch.allclose(a, b, atol=1e-5)
+
+
+def _parameter_unused(run, cases):
+    config, state, x = cases[1]
+    y = run(*cases[1])["output"]
+    return any(torch.equal(run(config, state | {n: p + 1}, x)["output"], y) for n, p in state.items())
+
+
+def _times_a_number(run, cases):
+    want, got = ([f(*case) for case in cases] for f in (_run_right, lambda *c: run(*c)["output"]))
+    factor = (got[0].flatten()[0] / want[0].flatten()[0]).item()
+    return abs(factor - 1) > 1e-3 and all(
+        torch.allclose(factor * a, b, rtol=1e-4, atol=1e-4) for a, b in zip(want, got)
+    )
 
 
 @checker(
@@ -2394,9 +2721,11 @@ _NET = "The network, and only one position at a time"
                 ),
                 (
                     "bend-twice",
-                    "there is a second bend, after the second layer.",
+                    "there is a second bend: before the first layer, after the second, or right after the other one.",
                     _NET,
                     dict(order=lambda m, x, g: g(m.c_proj(g(m.c_fc(x))))),
+                    dict(order=lambda m, x, g: m.c_proj(g(m.c_fc(g(x))))),
+                    dict(order=lambda m, x, g: m.c_proj(g(g(m.c_fc(x))))),
                 ),
                 (
                     "adds-its-input",
@@ -2404,7 +2733,50 @@ _NET = "The network, and only one position at a time"
                     _NET,
                     dict(order=lambda m, x, g: x + m.c_proj(g(m.c_fc(x)))),
                 ),
+                (
+                    "norms-its-input",
+                    "the input is normalised. In this book the block does that, not the MLP.",
+                    _NET,
+                    dict(order=lambda m, x, g: m.c_proj(g(m.c_fc(F.layer_norm(x, x.shape[-1:]))))),
+                ),
+                (
+                    "layers-twice",
+                    "the two layers are run twice. Once each is enough.",
+                    _NET,
+                    dict(order=lambda m, x, g: m.c_proj(g(m.c_fc(m.c_proj(g(m.c_fc(x))))))),
+                    dict(order=lambda m, x, g: m.c_proj(g(m.c_fc(m.c_proj(m.c_fc(x)))))),
+                ),
             ],
+        ),
+        Suspect(
+            "other-curve", _RARER_SAYS, _SOFT, tuple(functools.partial(_MLP, curve=curve) for curve in _RARER)
+        ),
+        Suspect(
+            "wrong-curve",
+            "the two layers are right, and the curve between them is not GELU in its tanh form. Give it to `check.gelu`.",
+            _SOFT,
+            probe=_only_the_curve,
+        ),
+        Suspect(
+            "positions-mix",
+            "a position changes when another one does. The MLP treats each one alone.",
+            _NET,
+            probe=_positions_mix,
+            last=True,
+        ),
+        Suspect(
+            "parameter-unused",
+            "a weight or bias has no effect on the result. Both layers have both.",
+            _NET,
+            probe=_parameter_unused,
+            last=True,
+        ),
+        Suspect(
+            "times-a-number",
+            "the result is a multiple of the right one. Nothing is to be multiplied or divided after the second layer.",
+            _NET,
+            probe=_times_a_number,
+            last=True,
         ),
     ],
 )

@@ -171,6 +171,32 @@ RIGHT = {
 }
 WRONG = {
     "head": [
+        ("softmax-across", head_matmul, "dim=-1", "dim=0"),
+        ("no-softmax", head_matmul, "F.softmax(scores, dim=-1)", "scores", 'float("-inf")', "0"),
+        ("other-scale", head_matmul, "q.size(-1)", "T + 1"),
+        ("other-scale", head_einsum, "** -0.5", "** -0.25"),
+        ("plain-average", head_matmul, "q @ k", "0 * q @ k"),
+        ("weights-unused", head_matmul, "v = x @ w[2]", "v = x @ w[1]"),
+        ("biases-unused", head_matmul, " + b[2]", ""),
+        (
+            "mask-one-early",
+            head_matmul,
+            "torch.tril(torch.ones(T, T))",
+            "torch.ones(T, T).tril(-1)\n    mask[0, 0] = 1",
+        ),
+        (
+            "weights-not-transposed",
+            head_matmul,
+            "x @ w[0].T",
+            "x @ w[0].view(x.size(2), -1)",
+            "x @ w[1].T",
+            "x @ w[1].view(x.size(2), -1)",
+            "x @ w[2].T",
+            "x @ w[2].view(x.size(2), -1)",
+        ),
+        ("sequences-mix", head_matmul, "return weights @ v", "return weights @ v.mean(0)"),
+        ("past-hidden", head_matmul, "torch.tril(torch.ones(T, T))", "torch.ones(T, T).tril().triu(-1)"),
+        ("nearly-right", head_matmul, "return weights @ v", "return weights.bfloat16().to(v.dtype) @ v"),
         (
             "weights-not-transposed",
             head_matmul,
@@ -257,6 +283,24 @@ WRONG = {
         ("random", head_matmul, "dim=-1)\n", "dim=-1)\n    weights = F.dropout(weights, 0.3)\n"),
     ],
     "multi_head": [
+        ("softmax-across", many_einsum, "softmax(dim=-1)", "softmax(dim=1)"),
+        ("no-softmax", many_one_by_one, "-math.inf).softmax(-1)", "0)"),
+        ("heads-and-channels", many_sdpa, "H = w.shape[1]", "H = w.shape[2]"),
+        ("other-scale", many_einsum, "D**0.5", "H**0.5"),
+        ("other-scale", many_one_by_one, "math.sqrt(w.size(2))", "math.sqrt(x.size(1) + 1)"),
+        ("bias-for-each-head", many_one_by_one, "dim=-1), w_o, b_o)", "dim=-1), w_o, w.size(1) * b_o)"),
+        (
+            "heads-added",
+            many_one_by_one,
+            "torch.cat(results, dim=-1)",
+            "sum(results).repeat(1, 1, w.size(1))",
+        ),
+        ("plain-average", many_one_by_one, "scores.masked_fill", "(0 * scores).masked_fill"),
+        ("weights-unused", many_one_by_one, "w[j, h], b[j, h]", "w[max(j, 1), h], b[j, h]"),
+        ("biases-unused", many_one_by_one, "b[j, h]", "b[j, 0]"),
+        ("sequences-mix", many_sdpa, "    y = F", "    v = v.roll(1, 0)\n    y = F"),
+        ("past-hidden", many_einsum, "tril().bool()", "tril().triu(-1).bool()"),
+        ("nearly-right", many_sdpa, "    y = F", "    v = v.bfloat16().to(v.dtype)\n    y = F"),
         ("no-biases", many_einsum, " + b[:, None, :, None]", ""),
         ("heads-reversed", many_one_by_one, "range(w.size(1))", "reversed(range(w.size(1)))"),
         ("adds-its-input", many_sdpa, "return F.linear(", "return x + F.linear("),
@@ -365,6 +409,14 @@ WRONG = {
         ("no-scale+no-projection", many_einsum, " / D**0.5", "", " @ w_o.T + b_o", ""),
     ],
     "attention": [
+        ("softmax-across", EinsumAttention, "softmax(-1)", "softmax(1)"),
+        ("no-softmax", EinsumAttention, "-torch.inf).softmax(-1)", "0)"),
+        (
+            "heads-and-channels",
+            EinsumAttention,
+            "config.n_head, C // config.n_head",
+            "C // config.n_head, config.n_head",
+        ),
         ("adds-its-input", MaskedAttention, "return self.dropout(", "return x + self.dropout("),
         (
             "thirds-within-heads",

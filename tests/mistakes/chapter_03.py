@@ -72,6 +72,22 @@ RIGHT = {
 }
 WRONG = {
     "gelu": [
+        ("other-curve", gelu_pytorch, 'F.gelu(x, approximate="tanh")', "F.elu(x)"),
+        ("minus-the-tanh", gelu_formula, "1 + torch", "1 - torch"),
+        ("sigmoid-for-tanh", gelu_formula, "torch.tanh", "torch.sigmoid"),
+        ("one-inside", gelu_formula, "(1 + torch.tanh(", "(torch.tanh(1 + "),
+        ("minus-the-cubic", gelu_formula, "x + 0.044715", "x - 0.044715"),
+        ("other-cubic", gelu_steps, "0.044715", "0.04475"),
+        ("other-cubic", gelu_formula, "0.044715", "0.04715"),
+        ("other-factor", gelu_formula, "math.sqrt(2 / math.pi)", "0.8"),
+        (
+            "other-numbers",
+            gelu_formula,
+            "math.sqrt(2 / math.pi) * (x + 0.044715",
+            "(x + math.sqrt(2 / math.pi) * 0.044715",
+        ),
+        ("nearly-right", gelu_steps, "return x * share", "return x * share.bfloat16().to(x.dtype)"),
+        ("wrong-below-zero", gelu_formula, "x**3", "x.abs() ** 3"),
         ("root-of-two-alone", gelu_formula, "math.sqrt(2 / math.pi)", "math.sqrt(2) / math.pi"),
         ("root-of-two-alone", gelu_steps, "math.sqrt(2.0 / math.pi)", "2.0 / math.sqrt(math.pi)"),
         (
@@ -126,6 +142,24 @@ WRONG = {
         ("modifies", gelu_steps, "return x * share", "return x.mul_(share)"),
     ],
     "mlp": [
+        ("norms-its-input", SequentialMLP, "self.c_fc(x)", "self.c_fc(F.layer_norm(x, x.shape[2:]))"),
+        (
+            "layers-twice",
+            SequentialMLP,
+            "        x = self.gelu(x)\n",
+            "        x = self.gelu(x)\n        x = self.gelu(self.c_fc(self.c_proj(x)))\n",
+        ),
+        ("other-curve", SequentialMLP, 'nn.GELU(approximate="tanh")', "nn.Tanh()"),
+        ("bend-twice", SequentialMLP, "self.gelu(x)", "self.gelu(self.gelu(x))"),
+        (
+            "wrong-curve",
+            FunctionalMLP,
+            'F.gelu(x @ self.c_fc.weight.T + self.c_fc.bias, approximate="tanh")',
+            "F.celu(x @ self.c_fc.weight.T + self.c_fc.bias, 0.3)",
+        ),
+        ("positions-mix", SequentialMLP, "self.c_fc(x)", "self.c_fc(x - x.mean(1, keepdim=True))"),
+        ("parameter-unused", FunctionalMLP, " + self.c_proj.bias", ""),
+        ("times-a-number", SequentialMLP, "self.dropout(x)", "self.dropout(x) / 2"),
         ("exact-gelu", SequentialMLP, 'nn.GELU(approximate="tanh")', "nn.GELU()"),
         ("exact-gelu", FunctionalMLP, ', approximate="tanh"', ""),
         ("relu", SequentialMLP, 'nn.GELU(approximate="tanh")', "nn.ReLU()"),
