@@ -127,7 +127,7 @@ def test_type_stream_and_tell_apart(page):
     while not page.tab.locator("#link").is_visible():
         grown.add(len(page.continuation()))
         time.sleep(0.02)
-    assert len(grown) > 5, "the text came all at once"
+    assert len(grown) > 2, "the text came all at once"  # at once: nothing, then everything
     assert (
         page.tab.locator("#result .prompt").evaluate("node => node.textContent")
         == "JULIET:\n<b>O</b> {{value}} ${1+1} `&amp;"
